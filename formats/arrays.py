@@ -1,0 +1,68 @@
+"""numpy and torch tensors in, the same kind out, without copying where the memory allows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from macloom.errors import MacloomError
+
+
+def is_torch(x: Any) -> bool:
+    return type(x).__module__.split(".")[0] == "torch"
+
+
+def as_float32(x: Any, what: str = "tensor") -> np.ndarray:
+    """Return `x` as a C-contiguous float32 array that shares its memory where possible.
+
+    Raises:
+        MacloomError: `x` is empty or holds no real numbers.
+    """
+    if is_torch(x):
+        x = x.detach().cpu().float().numpy()
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise MacloomError(f"{what}: must hold real numbers, not {array.dtype}")
+    if array.size == 0:
+        raise MacloomError(f"{what}: must hold at least one element, not shape {array.shape}")
+    return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+
+
+def rows_of(x: np.ndarray) -> np.ndarray:
+    """View a tensor as rows x length, the last axis being the length; a scalar is one row of one."""
+    return x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
+
+
+def like(template: Any, result: np.ndarray) -> Any:
+    """Return `result` as torch if `template` was torch."""
+    if is_torch(template):
+        import torch
+
+        return torch.from_numpy(result)
+    return result
+
+
+def output_for(template: Any, out: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the float32 array to write to: the caller's `out`, or a fresh one.
+
+    Raises:
+        MacloomError: `out` has another shape or type, or is not contiguous.
+    """
+    if out is None:
+        return np.empty(shape, np.float32)
+    array = out.detach().numpy() if is_torch(out) else out
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
+        got = f"{getattr(array, 'dtype', type(array).__name__)} of shape {getattr(array, 'shape', '?')}"
+        raise MacloomError(f"out: must be float32 of shape {shape}, not {got}")
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise MacloomError("out: must be contiguous and writable; pass a fresh array")
+    return array
+
+
+def check_finite(worst: np.ndarray, name: str) -> None:
+    """Raise if the largest magnitude (bits or float32) of any row is infinite or NaN."""
+    bits = worst.view(np.uint32)
+    if bits.size and int(bits.max()) >= 0x7F800000:
+        what = "NaN" if int(bits.max()) > 0x7F800000 else "infinity"
+        raise MacloomError(f"format {name!r}: the tensor holds {what}; clean it or choose a format that stores it")

@@ -1,0 +1,215 @@
+"""Element formats: the rule from the code of one value to its exact value, and back.
+
+A subclass states the scalar rule (`value` and `pair`), as its standard does. Everything else
+follows from the table of all codes, which has at most 2**16 entries.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from macloom.errors import MacloomError
+from macloom.formats.policy import Overflow, Rounding
+
+MAX_TABLE_BITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperandClass:
+    """What a processing element multiplies once the codes are decoded.
+
+    Attributes:
+        significand_bits: width of the signed significand i of the pair i * 2**e.
+        exponent_bits: width of the exponent e of the pair; 0 where every value is an integer.
+        integer_bits: width of a signed integer that holds every value in units of the smallest step.
+    """
+
+    significand_bits: int
+    exponent_bits: int
+    integer_bits: int
+
+    def union(self, other: OperandClass) -> OperandClass:
+        """Return the class of an operand that may be of either kind."""
+        return OperandClass(
+            significand_bits=max(self.significand_bits, other.significand_bits),
+            exponent_bits=max(self.exponent_bits, other.exponent_bits),
+            integer_bits=max(self.integer_bits, other.integer_bits),
+        )
+
+
+class ElementFormat(ABC):
+    """How one value is stored in `bits` bits.
+
+    Attributes:
+        name: the catalog name.
+        bits: width of a code.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def bits(self) -> int: ...
+
+    @abstractmethod
+    def value(self, code: int) -> float:
+        """Return the exact value of `code`; NaN where the code is not a number or not used."""
+
+    @abstractmethod
+    def pair(self, code: int) -> tuple[int, int]:
+        """Return (e, i) with value i * 2**e for a code with a finite value."""
+
+    def encodes(self, code: int) -> bool:
+        """Say whether the encoder may produce this finite code."""
+        return True
+
+    @property
+    def nan_code(self) -> int | None:
+        """The code that the encoder gives a NaN, if the format has one."""
+        return None
+
+    @property
+    def infinity(self) -> bool:
+        """Whether the format has infinities."""
+        return False
+
+    @property
+    def overflow_value(self) -> float | None:
+        """The value one step above `max_value` on a grid without upper end; None if there is none.
+
+        It decides which values round to infinity or NaN when they do not saturate.
+        """
+        return None
+
+    @property
+    def steps(self) -> tuple[int, int] | None:
+        """(t, e) if the grid keeps t mantissa bits from 2**e on and has one constant step below; else None."""
+        return None
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Exact value of every code: float64[2**bits], NaN where there is none."""
+        if self.bits > MAX_TABLE_BITS:
+            raise MacloomError(
+                f"format {self.name!r}: has no value table, {self.bits} bits are more than {MAX_TABLE_BITS}"
+            )
+        table = np.array([self.value(code) for code in range(1 << self.bits)], np.float64)
+        table.flags.writeable = False
+        return table
+
+    @cached_property
+    def encodable(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values that the encoder may produce, ascending, and the code of each (zero once, as +0)."""
+        codes = np.array([c for c in range(1 << self.bits) if math.isfinite(self.value(c)) and self.encodes(c)])
+        values = self.values[codes]
+        order = np.lexsort((codes, values))
+        values, codes = values[order], codes[order]
+        keep = np.concatenate(([True], values[1:] != values[:-1]))
+        return values[keep], codes[keep]
+
+    @cached_property
+    def negative_zero_code(self) -> int | None:
+        """The code of -0, if the format has one."""
+        zeros = np.flatnonzero((self.values == 0) & np.signbit(self.values))
+        return int(zeros[0]) if len(zeros) and self.encodes(int(zeros[0])) else None
+
+    @cached_property
+    def max_value(self) -> float:
+        """The largest finite value."""
+        return float(self.encodable[0][-1])
+
+    @cached_property
+    def min_value(self) -> float:
+        """The smallest (most negative) value that the encoder produces."""
+        return float(self.encodable[0][0])
+
+    @cached_property
+    def unit_exponent(self) -> int:
+        """Every value is an integer multiple of 2**unit_exponent, and no larger power of two does that."""
+        steps = [Fraction(v) for v in self.encodable[0] if v]
+        exponent = -max(f.denominator for f in steps).bit_length() + 1
+        if exponent == 0:
+            common = math.gcd(*(abs(f.numerator) for f in steps))
+            exponent = (common & -common).bit_length() - 1
+        return exponent
+
+    @cached_property
+    def units(self) -> tuple[np.ndarray, int, int]:
+        """Return (float32 table of every code's value, exponent e, largest magnitude) in units of 2**e.
+
+        The entries are integers, except where those would not fit float32 (bfloat16 spans 262 binary
+        digits); then e is 0, the entries are the values and the magnitude is that of the integers.
+        """
+        largest = int(Fraction(max(self.max_value, -self.min_value)) / Fraction(2) ** self.unit_exponent)
+        exponent = self.unit_exponent if largest < 1 << 120 else 0
+        return np.ldexp(self.values, -exponent).astype(np.float32), exponent, largest
+
+    @cached_property
+    def operand(self) -> OperandClass:
+        """What a processing element multiplies after decoding."""
+        pairs = [self.pair(int(c)) for c in self.encodable[1]]
+        exponents = [e for e, i in pairs if i]
+        low, high = min(i for _, i in pairs), max(i for _, i in pairs)
+        return OperandClass(
+            significand_bits=1 + max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0),
+            exponent_bits=(max(exponents) - min(exponents)).bit_length(),
+            integer_bits=1 + self.units[2].bit_length(),
+        )
+
+    @property
+    def decoder_bits(self) -> int:
+        """Code bits that a decoder reads at a time; 0 where the code is already the operand."""
+        return self.bits
+
+    @property
+    def code_dtype(self) -> type[np.unsignedinteger]:
+        return np.uint8 if self.bits <= 8 else np.uint16
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Return the float32 values of `codes`, an integer array of any shape.
+
+        Raises:
+            MacloomError: a code lies outside [0, 2**bits).
+        """
+        codes = np.asarray(codes)
+        if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= 1 << self.bits):
+            bad = codes[(codes < 0) | (codes >= 1 << self.bits)].flat[0]
+            raise MacloomError(f"format {self.name!r}: code {int(bad)} is not in [0, {1 << self.bits})")
+        return np.take(self.values, codes).astype(np.float32)
+
+    def encode(
+        self, x: np.ndarray, rounding: Rounding = Rounding.NEAREST_EVEN, overflow: Overflow = Overflow.SATURATE
+    ) -> np.ndarray:
+        """Return the codes of `x` (any shape), without any scale.
+
+        A tie goes to the even code; where neighbouring codes have the same parity, to the value
+        that is the larger power of two's multiple. Infinities overflow as large finite values do.
+
+        Raises:
+            MacloomError: `x` holds NaN and the format has none, or the overflow policy asks for an
+                infinity or NaN that the format lacks.
+        """
+        from macloom.formats.grid import encode_with_table
+
+        return encode_with_table(self, np.asarray(x), Rounding(rounding), Overflow(overflow))
+
+    def quantize(
+        self, x: np.ndarray, rounding: Rounding = Rounding.NEAREST_EVEN, overflow: Overflow = Overflow.SATURATE
+    ) -> np.ndarray:
+        """Return the representable float32 value for each element of `x`; equals `decode(encode(x))`."""
+        return self.decode(self.encode(x, rounding, overflow))
+
+
+@lru_cache(maxsize=256)
+def check_overflow_policy(element: ElementFormat, overflow: Overflow) -> None:
+    """Raise if `element` has no code for what `overflow` asks."""
+    if overflow is Overflow.TO_INF and not element.infinity:
+        raise MacloomError(f"overflow: format {element.name!r} has no infinity; use 'saturate' or 'to_nan'")
+    if overflow is Overflow.TO_NAN and element.nan_code is None:
+        raise MacloomError(f"overflow: format {element.name!r} has no NaN; use 'saturate'")

@@ -1,0 +1,201 @@
+"""Compiled loops over rows of float32: the fast side of every tensor format.
+
+A tensor is seen as rows x length; each row is cut into segments of `block` elements that share a
+scale (the last segment may be shorter). Kernels work on the rows [start, stop) so that threads can
+share a tensor; none of them allocates. The compiler may not reassociate: fastmath stays off.
+"""
+
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+
+SIGN = np.uint32(0x80000000)
+MAGNITUDE = np.uint32(0x7FFFFFFF)
+INFINITY_BITS = 0x7F800000
+
+
+@intrinsic
+def bits_of(typingctx, value):
+    """Reinterpret a float32 as uint32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def float_of(typingctx, value):
+    """Reinterpret a uint32 as float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), generate
+
+
+@njit(cache=True, nogil=True)
+def absmax(start, stop, x, block, out):
+    """Write the largest magnitude of each segment to out (rows x segments); a NaN wins."""
+    length = x.shape[1]
+    for r in range(start, stop):
+        row = x[r]
+        for s in range(out.shape[1]):
+            segment = row[s * block : min(s * block + block, length)]
+            worst = np.uint32(0)
+            for i in range(len(segment)):
+                worst = max(worst, bits_of(segment[i]) & MAGNITUDE)
+            out[r, s] = float_of(worst)
+
+
+@njit(cache=True, nogil=True)
+def lookup(start, stop, x, scales, block, shift, table, out, worst):
+    """Write table[bits of x / scale] for each element; the table may hold codes or values.
+
+    worst[r] receives the largest magnitude's bits of row r, to find non-finite input.
+    """
+    length = x.shape[1]
+    shift = np.uint32(shift)
+    below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
+    for r in range(start, stop):
+        row, result = x[r], out[r]
+        top = np.uint32(0)
+        for s in range(scales.shape[1]):
+            segment = row[s * block : min(s * block + block, length)]
+            target = result[s * block : min(s * block + block, length)]
+            scale = scales[r, s]
+            for i in range(len(segment)):
+                bits = bits_of(segment[i] / scale)
+                top = max(top, bits_of(segment[i]) & MAGNITUDE)
+                target[i] = table[((bits >> shift) << np.uint32(1)) | np.uint32((bits & below) != np.uint32(0))]
+        worst[r] = top
+
+
+@njit(cache=True, nogil=True)
+def lookup_values(start, stop, x, scales, block, shift, table, out, worst):
+    """Write table[bits of x / scale] * scale for each element."""
+    length = x.shape[1]
+    shift = np.uint32(shift)
+    below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
+    for r in range(start, stop):
+        row, result = x[r], out[r]
+        top = np.uint32(0)
+        for s in range(scales.shape[1]):
+            segment = row[s * block : min(s * block + block, length)]
+            target = result[s * block : min(s * block + block, length)]
+            scale = scales[r, s]
+            for i in range(len(segment)):
+                bits = bits_of(segment[i] / scale)
+                top = max(top, bits_of(segment[i]) & MAGNITUDE)
+                value = table[((bits >> shift) << np.uint32(1)) | np.uint32((bits & below) != np.uint32(0))]
+                target[i] = value * scale
+        worst[r] = top
+
+
+@njit(cache=True, nogil=True)
+def round_steps(start, stop, x, scales, block, shift, min_normal_bits, magic, low, high, zero, out, worst):
+    """Round x / scale to nearest even on a float or integer grid, saturate, multiply by the scale.
+
+    Normal values round on their bit pattern; below the smallest normal the addition of `magic`
+    leaves multiples of the grid's one step there, in the adder's own rounding to nearest even.
+    Adding `zero` (+0 or -0) makes the sign of zero what the format has.
+    """
+    length = x.shape[1]
+    shift = np.uint32(shift)
+    half = np.uint32((np.uint32(1) << shift) >> np.uint32(1))
+    keep = np.uint32(~((np.uint32(1) << shift) - np.uint32(1)))
+    min_normal_bits = np.uint32(min_normal_bits)
+    for r in range(start, stop):
+        row, result = x[r], out[r]
+        top = np.uint32(0)
+        for s in range(scales.shape[1]):
+            segment = row[s * block : min(s * block + block, length)]
+            target = result[s * block : min(s * block + block, length)]
+            scale = scales[r, s]
+            for i in range(len(segment)):
+                bits = bits_of(segment[i] / scale)
+                sign = bits & SIGN
+                bits = bits & MAGNITUDE
+                top = max(top, bits_of(segment[i]) & MAGNITUDE)
+                odd = (bits >> shift) & np.uint32(1)
+                carry = half - np.uint32(1) + odd if half != np.uint32(0) else np.uint32(0)
+                rounded = float_of((bits + carry) & keep)
+                if bits < min_normal_bits:
+                    rounded = (float_of(bits) + magic) - magic
+                value = float_of(bits_of(rounded) | sign)
+                target[i] = (min(max(value, low), high) + zero) * scale
+        worst[r] = top
+
+
+@njit(cache=True, nogil=True)
+def pair_codes(start, stop, x, scales, block, shift, table, identifier, out, worst):
+    """Write outlier-victim pair codes; table entries carry an outlier flag in bit 15.
+
+    Of two outliers the larger magnitude stays, the left one at a tie. An odd row sees a zero at its end.
+    """
+    length = x.shape[1]
+    shift = np.uint32(shift)
+    below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
+    for r in range(start, stop):
+        row, result = x[r], out[r]
+        top = np.uint32(0)
+        for p in range(0, length, 2):
+            scale = scales[r, p // block]
+            second = row[p + 1] if p + 1 < length else np.float32(0)
+            top = max(top, max(bits_of(row[p]) & MAGNITUDE, bits_of(second) & MAGNITUDE))
+            a, b = bits_of(row[p] / scale), bits_of(second / scale)
+            left = np.uint32(table[((a >> shift) << np.uint32(1)) | np.uint32((a & below) != np.uint32(0))])
+            right = np.uint32(table[((b >> shift) << np.uint32(1)) | np.uint32((b & below) != np.uint32(0))])
+            left_outlier, right_outlier = left >> np.uint32(15), right >> np.uint32(15)
+            if left_outlier and right_outlier:
+                if (b & MAGNITUDE) > (a & MAGNITUDE):
+                    left_outlier = np.uint32(0)
+                else:
+                    right_outlier = np.uint32(0)
+            if left_outlier:
+                right = np.uint32(identifier)
+            elif right_outlier:
+                left = np.uint32(identifier)
+            result[p] = left & np.uint32(0xFF)
+            result[p + 1] = right & np.uint32(0xFF)
+        worst[r] = top
+
+
+@njit(cache=True, nogil=True)
+def pair_values(start, stop, x, scales, block, shift, table, values, out, worst, errors):
+    """Write the values of outlier-victim pairs; errors[r] receives the row's squared error.
+
+    `values` gives the value of each table entry. With an empty `out` only the error is computed.
+    """
+    length = x.shape[1]
+    write = out.shape[0] > 0
+    shift = np.uint32(shift)
+    below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
+    zero = np.float32(0)
+    for r in range(start, stop):
+        row = x[r]
+        top = np.uint32(0)
+        error = 0.0
+        for p in range(0, length, 2):
+            scale = scales[r, p // block]
+            second = row[p + 1] if p + 1 < length else zero
+            top = max(top, max(bits_of(row[p]) & MAGNITUDE, bits_of(second) & MAGNITUDE))
+            a, b = bits_of(row[p] / scale), bits_of(second / scale)
+            i = ((a >> shift) << np.uint32(1)) | np.uint32((a & below) != np.uint32(0))
+            j = ((b >> shift) << np.uint32(1)) | np.uint32((b & below) != np.uint32(0))
+            left, right = values[i] * scale, values[j] * scale
+            left_outlier, right_outlier = table[i] >> 15, table[j] >> 15
+            if left_outlier and (not right_outlier or (a & MAGNITUDE) >= (b & MAGNITUDE)):
+                right = zero
+            elif right_outlier:
+                left = zero
+            error += np.float64(left - row[p]) ** 2 + np.float64(right - second) ** 2
+            if write:
+                out[r, p] = left
+                if p + 1 < length:
+                    out[r, p + 1] = right
+        worst[r] = top
+        errors[r] = error

@@ -1,0 +1,53 @@
+"""Codes of any width up to 16 bits, and 32, packed without gaps; every row starts at a byte."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def packed_row_bytes(length: int, bits: int) -> int:
+    """Return how many bytes a row of `length` codes takes."""
+    return -(-length * bits // 8)
+
+
+def pack(codes: np.ndarray, bits: int, first_high: bool = False) -> np.ndarray:
+    """Pack codes (rows x length) into bytes (rows x bytes), the first element in the lowest bits.
+
+    `first_high` puts it into the highest bits instead, which is where outlier-victim pairs have it.
+
+    >>> pack(np.array([[1, 2, 3]]), 4).tolist(), pack(np.array([[1, 2]]), 4, first_high=True).tolist()
+    ([[33, 3]], [[18]])
+    """
+    codes = np.ascontiguousarray(codes)
+    if bits == 8:
+        return codes.astype(np.uint8)
+    if bits in (16, 32):
+        return codes.astype(f"{'>' if first_high else '<'}u{bits // 8}").view(np.uint8)
+    if bits == 4:
+        if codes.shape[1] % 2:
+            codes = np.pad(codes, ((0, 0), (0, 1)))
+        even, odd = codes[:, 0::2].astype(np.uint8), codes[:, 1::2].astype(np.uint8)
+        return (even << np.uint8(4)) | odd if first_high else even | (odd << np.uint8(4))
+    order = "big" if first_high else "little"
+    shifts = np.arange(bits)[::-1] if first_high else np.arange(bits)
+    stream = (codes[:, :, None] >> shifts.astype(codes.dtype)).astype(np.uint8) & 1
+    return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder=order)
+
+
+def unpack(packed: np.ndarray, bits: int, length: int, first_high: bool = False) -> np.ndarray:
+    """Return the codes (rows x length) that `pack` stored; uint8 to 8 bits, uint16 beyond."""
+    packed = np.ascontiguousarray(packed, np.uint8)
+    if bits == 8:
+        return packed
+    if bits in (16, 32):
+        return packed.view(f"{'>' if first_high else '<'}u{bits // 8}").astype(f"u{bits // 8}")
+    if bits == 4:
+        out = np.empty((packed.shape[0], packed.shape[1] * 2), np.uint8)
+        low, high = packed & np.uint8(15), packed >> np.uint8(4)
+        out[:, 0::2], out[:, 1::2] = (high, low) if first_high else (low, high)
+        return out[:, :length]
+    order = "big" if first_high else "little"
+    stream = np.unpackbits(packed, axis=1, bitorder=order)[:, : length * bits].reshape(len(packed), length, bits)
+    shifts = np.arange(bits)[::-1] if first_high else np.arange(bits)
+    codes = (stream.astype(np.uint16) << shifts.astype(np.uint16)).sum(axis=2, dtype=np.uint16)
+    return codes.astype(np.uint8) if bits <= 8 else codes

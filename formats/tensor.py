@@ -1,0 +1,229 @@
+"""Tensor formats: how a whole tensor is stored, which is the unit that recipes name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from macloom.errors import MacloomError
+from macloom.formats.arrays import as_float32, like
+from macloom.formats.element import ElementFormat, OperandClass
+from macloom.formats.packing import pack, packed_row_bytes, unpack
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An encoded matrix as the multipliers see it.
+
+    Attributes:
+        units: float32 (..., rows, K), exact integers in units of 2**unit_exponent.
+        unit_exponent: see `units`.
+        scales: float32 (..., rows, segments), the scale of each segment of `block` elements along K.
+        block: elements along K that share a scale; K itself where a row has one scale.
+        outer: a scale of the whole tensor that is applied last.
+        max_unit: no magnitude in the format is larger than this, in units.
+    """
+
+    units: np.ndarray
+    unit_exponent: int
+    scales: np.ndarray
+    block: int
+    outer: np.float32
+    max_unit: int
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A tensor in its stored form.
+
+    Attributes:
+        format: the tensor format.
+        shape: shape of the tensor; the last axis is the reduction axis.
+        elements: one code per element (uint8 or uint16), the row padded as the format stores it.
+        scales: the stored scales, as codes or float32, as the format says.
+        outer: a scale of the whole tensor, where the format has a second level.
+    """
+
+    format: TensorFormat
+    shape: tuple[int, ...]
+    elements: np.ndarray
+    scales: np.ndarray
+    outer: np.float32 = field(default=np.float32(1))
+    torch: bool = False
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """The element codes packed into bytes: (..., bytes per row)."""
+        rows = pack(self.elements.reshape(-1, self.elements.shape[-1]), self.format.code_bits, self.format.first_high)
+        return rows.reshape(*self.shape[:-1], rows.shape[-1])
+
+    @property
+    def bits(self) -> int:
+        """Stored bits: codes, scales and padding."""
+        return self.format.storage_bits(self.shape)
+
+    def decode(self) -> Any:
+        """Return the float32 values, numpy or torch as the tensor came."""
+        return _return(self.format.decode(self), self.torch)
+
+    def operand(self) -> Operand:
+        """Return what the multipliers see; the formats of a GEMM need no more."""
+        return self.format.operand_of(self)
+
+
+def _return(values: np.ndarray, torch: bool) -> Any:
+    if torch:
+        from torch import from_numpy
+
+        return from_numpy(values)
+    return values
+
+
+class TensorFormat(ABC):
+    """How a tensor of any shape is stored; the last axis is the reduction axis of a GEMM.
+
+    Attributes:
+        name: the catalog string, which `get_format` reads back to an equal format.
+        element: the element format (the normal one where a tensor mixes two).
+    """
+
+    name: str
+    element: ElementFormat
+    first_high = False  # which end of a byte holds the first element
+
+    # -- what a subclass states --------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def block(self) -> int | None:
+        """Elements along the reduction axis that share a scale; None for whole rows or tensors."""
+
+    @property
+    @abstractmethod
+    def static_scale(self) -> bool:
+        """Whether one scale serves the whole tensor, so that calibration may fix it beforehand."""
+
+    @abstractmethod
+    def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
+        """Return the scale that `encode` takes, from data.
+
+        Args:
+            x: numpy or torch tensor of any shape.
+            clip: the share of the largest magnitude that lands on the largest normal value. None
+                takes the format's own rule (1 unless its class says otherwise).
+        """
+
+    @abstractmethod
+    def _encode(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """Return element codes, stored scales and the outer scale."""
+
+    @abstractmethod
+    def _quantize(self, x: np.ndarray, scale: np.ndarray, out: Any, template: Any) -> np.ndarray: ...
+
+    @abstractmethod
+    def decode(self, encoded: Encoded) -> np.ndarray: ...
+
+    @abstractmethod
+    def operand_of(self, encoded: Encoded) -> Operand: ...
+
+    @abstractmethod
+    def scale_bits(self, shape: tuple[int, ...]) -> int:
+        """Return the bits that the scales of a tensor of this shape take."""
+
+    # -- what follows ------------------------------------------------------------------------------
+
+    @property
+    def code_bits(self) -> int:
+        return self.element.bits
+
+    @property
+    def operand(self) -> OperandClass:
+        """What a processing element multiplies after decoding."""
+        return self.element.operand
+
+    @property
+    def max_unit(self) -> int:
+        """The largest magnitude in units of the smallest step."""
+        return self.element.units[2]
+
+    @property
+    def decoder_bits(self) -> int:
+        """Code bits that a border decoder reads at a time; 0 where codes already are the operand."""
+        return self.element.decoder_bits
+
+    @property
+    def decoder_elements(self) -> int:
+        """Elements that one read of a border decoder yields."""
+        return 1
+
+    def row_codes(self, length: int) -> int:
+        """Return how many codes a row of `length` elements is stored as."""
+        return length
+
+    def storage_bits(self, shape: tuple[int, ...]) -> int:
+        """Return the exact stored bits of a tensor of `shape`: codes, scales, byte-aligned rows.
+
+        >>> from macloom.formats import get_format
+        >>> get_format("mxfp4").storage_bits((2, 64)), get_format("int4").storage_bits((2, 64))
+        (544, 544)
+        """
+        rows = int(np.prod(shape[:-1], dtype=np.int64)) if shape else 1
+        length = shape[-1] if shape else 1
+        return rows * 8 * packed_row_bytes(self.row_codes(length), self.code_bits) + self.scale_bits(
+            tuple(shape) or (1,)
+        )
+
+    def bits_per_element(self, length: int = 4096) -> float:
+        """Return stored bits per element of a square matrix with rows of `length` elements."""
+        return self.storage_bits((length, length)) / length**2
+
+    def encode(self, x: Any, scale: Any = None, clip: float | None = None) -> Encoded:
+        """Return `x` in stored form.
+
+        Args:
+            x: numpy or torch tensor of real numbers, any shape, the last axis being reduced.
+            scale: what `calibrate` returned for this or other data; None calibrates on `x`.
+            clip: passed to `calibrate` where that happens.
+
+        Raises:
+            MacloomError: `x` is empty or holds NaN or infinities, or the scale has the wrong shape.
+        """
+        array = as_float32(x)
+        given = self._scale(array, scale, clip)
+        elements, scales, outer = self._encode(array, given)
+        return Encoded(self, array.shape, elements, scales, outer, torch=like(x, array) is not array)
+
+    def quantize(self, x: Any, scale: Any = None, clip: float | None = None, out: Any = None) -> Any:
+        """Return the values that `encode(x).decode()` gives, bit for bit, without storing codes.
+
+        Args:
+            out: contiguous float32 tensor of the same shape to write to, `x` itself allowed.
+        """
+        array = as_float32(x)
+        result = self._quantize(array, self._scale(array, scale, clip), out, x)
+        return out if out is not None else like(x, result)
+
+    def from_packed(self, codes: np.ndarray, scales: np.ndarray, shape: tuple[int, ...], outer: float = 1.0) -> Encoded:
+        """Return the stored tensor whose packed codes and scales are given, as read from a file or RTL.
+
+        Raises:
+            MacloomError: the codes do not have the bytes that the shape needs.
+        """
+        length = self.row_codes(shape[-1])
+        expected = (*shape[:-1], packed_row_bytes(length, self.code_bits))
+        codes = np.asarray(codes, np.uint8)
+        if codes.shape != expected:
+            raise MacloomError(f"codes: must have shape {expected} for a tensor of {tuple(shape)}, not {codes.shape}")
+        rows = unpack(codes.reshape(-1, expected[-1]), self.code_bits, length, self.first_high)
+        elements = rows.reshape(*shape[:-1], length)
+        return Encoded(self, tuple(shape), elements, np.asarray(scales), np.float32(outer))
+
+    def _scale(self, x: np.ndarray, scale: Any, clip: float | None) -> np.ndarray:
+        return self.calibrate(x, clip) if scale is None else np.asarray(as_float32(scale, "scale"))
+
+    def __str__(self) -> str:
+        return self.name

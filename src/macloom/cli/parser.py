@@ -1,0 +1,138 @@
+"""The grammar of the command line. It imports no room, so that `macloom --help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from macloom import __version__
+from macloom.cli.console import Console
+from macloom.errors import unknown
+
+KINDS = ("formats", "accelerators", "workloads", "recipes", "technologies")
+
+EPILOG = """examples:
+  macloom demo                                         everything once, under a minute
+  macloom show ovp4                                    the values of a format
+  macloom quantize weights.npy --format int4:group=128
+  macloom evaluate --model tiny-outlier --recipe ovp4
+  macloom simulate --workload opt-6.7b --phase decode --accelerator olive-sa --recipe ovp4
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, name the nearest choices and say where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} ({self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            raise argparse.ArgumentError(None, str(unknown(str(name), value, map(str, action.choices))))
+
+
+def _verb(module: str) -> Callable[[argparse.Namespace, Console], None]:
+    """Return a function that imports `macloom.cli.<module>` when it is called and runs its `run`."""
+
+    def run(options: argparse.Namespace, console: Console) -> None:
+        import_module(f"macloom.cli.{module}").run(options, console)
+
+    return run
+
+
+def positive(text: str) -> int:
+    """Read an integer of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Read an integer of at least zero."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, not {text!r}")
+    return int(text)
+
+
+def _add_common(parser: argparse.ArgumentParser, *, verb: bool) -> None:
+    """Add the options that every verb has; they may stand before or after the verb."""
+
+    def default(value: object) -> object:
+        return argparse.SUPPRESS if verb else value
+
+    common = parser.add_argument_group("common options")
+    common.add_argument("--json", action="store_true", default=default(False), help="print the data as JSON")
+    common.add_argument(
+        "--seed", type=seed, default=default(0), metavar="N", help="seed of every random choice, kept in results (0)"
+    )
+    loud = common.add_mutually_exclusive_group()
+    loud.add_argument(
+        "-q", "--quiet", dest="verbosity", action="store_const", const=-1, default=default(0), help="no notes on stderr"
+    )
+    loud.add_argument(
+        "-v", "--verbose", dest="verbosity", action="store_const", const=1, default=default(0), help="more notes"
+    )
+
+
+def build_parser() -> Parser:
+    """Return the parser of the whole command line; `run` of a parsed verb does its work."""
+    parser = Parser(
+        prog="macloom",
+        description="What a number format does to a language model on an accelerator: accuracy, cycles and energy.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"macloom {__version__}")
+    _add_common(parser, verb=False)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        verb.set_defaults(run=_verb(f"{name}_verb"))
+        _add_common(verb, verb=True)
+        return verb
+
+    demo = add("demo", "run every format on the embedded models and accelerators, and write a report")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="directory (runs/demo)")
+
+    listing = add("list", "list the formats, accelerators, workloads, recipes or technologies")
+    listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+
+    show = add("show", "show one of them in full: a format's values, an accelerator, a workload's operations")
+    show.add_argument("name", metavar="NAME", help="a name that `macloom list` prints, or a path to a TOML file")
+
+    quantize = add("quantize", "quantize a numpy array and measure the error")
+    quantize.add_argument("file", type=Path, metavar="FILE.npy", help="array of numbers; its last axis is reduced")
+    quantize.add_argument("--format", required=True, metavar="F", help="format, such as int4:group=128")
+    quantize.add_argument("--out", type=Path, metavar="OUT.npy", help="where to write the quantized values")
+
+    evaluate = add("evaluate", "measure what a recipe does to a model's accuracy")
+    evaluate.add_argument("--model", default="tiny", metavar="NAME", help="embedded model or directory (tiny)")
+    evaluate.add_argument("--recipe", required=True, metavar="R", help="format, or path to a recipe in TOML")
+    evaluate.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text (held-out standard library)")
+    evaluate.add_argument("--windows", type=positive, metavar="N", help="windows of text to run")
+    evaluate.add_argument("--context", type=positive, metavar="N", help="bytes in a window")
+    evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the result")
+
+    simulate = add("simulate", "measure the cycles, traffic and energy of a workload on an accelerator")
+    simulate.add_argument("--workload", required=True, metavar="W", help="a name, or a model directory")
+    simulate.add_argument("--accelerator", required=True, metavar="A", help="a name, or a path to a TOML file")
+    simulate.add_argument("--recipe", required=True, metavar="R", help="format, or path to a recipe in TOML")
+    simulate.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(prefill)")
+    simulate.add_argument("--sequence", type=positive, metavar="N", help="prefill: tokens of the prompt")
+    simulate.add_argument("--context", type=positive, metavar="N", help="decode: keys the new token sees")
+    simulate.add_argument("--batch", type=positive, default=1, metavar="N", help="sequences at a time (1)")
+    simulate.add_argument("--dataflow", metavar="D", help="os, ws or is, in place of the accelerator's own")
+    simulate.add_argument("--out", type=Path, metavar="DIR", help="directory for the result files")
+
+    report = add("report", "draw the HTML report of a result file")
+    report.add_argument("result", type=Path, metavar="RESULT.json", help="a result.json that demo wrote")
+    report.add_argument("--out", type=Path, metavar="FILE.html", help="where to write it (beside the result)")
+    return parser

@@ -1,0 +1,188 @@
+"""`macloom show NAME`: one format, accelerator, workload or recipe in full."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from macloom.cli.console import Console
+from macloom.cli.formats import code_tables, format_summary
+from macloom.errors import MacloomError, unknown
+from macloom.formats import format_entry, get_format, list_formats
+
+
+def run(options: Namespace, console: Console) -> None:
+    """Find out what the name stands for and print it."""
+    _finder(options.name)(options.name, console)
+
+
+def _finder(name: str) -> Callable[[str, Console], None]:
+    from macloom.arch import list_accelerators, list_technologies
+    from macloom.workloads import list_workloads
+
+    if name in list_accelerators():
+        return _accelerator
+    if name in list_technologies():
+        return _technology
+    if name in list_workloads():
+        return _workload
+    if name.endswith(".toml"):
+        return _file
+    if _is_format(name):
+        return _format
+    known = [*list_formats(), *list_accelerators(), *list_workloads(), *list_technologies()]
+    raise unknown("show", name, known, "macloom list KIND")
+
+
+def _is_format(name: str) -> bool:
+    """Whether the part before the options is a format, so that a wrong option is reported as such."""
+    try:
+        format_entry(name)
+    except MacloomError:
+        return False
+    return True
+
+
+def _format(name: str, console: Console) -> None:
+    fmt = get_format(name)
+    entry = format_entry(name)
+    data = {**format_summary(fmt), "source": entry.source, "options": entry.allowed, **code_tables(fmt)}
+    console.emit(data, lambda: _show_format(data, console))
+
+
+def _show_format(facts: dict[str, Any], console: Console) -> None:
+    operand = f"{facts['significand_bits']}-bit signed significand"
+    if facts["exponent_bits"]:
+        operand += f" with a {facts['exponent_bits']}-bit exponent"
+    decoder = f"reads {facts['decoder_bits']} bits at a time" if facts["decoder_bits"] else "none: codes are operands"
+    console.lines(
+        [
+            ("format", facts["format"]),
+            ("summary", facts["summary"]),
+            ("source", facts["source"]),
+            (
+                "bits per element",
+                f"{facts['bits_per_element']:.6g}, scales and padding of a 4096 x 4096 tensor included",
+            ),
+            ("largest value", f"{facts['max_value']:g} before scaling"),
+            ("elements per scale", facts["block"] or "a whole row or more"),
+            ("operand", operand),
+            ("decoder", decoder),
+            ("options", ", ".join(facts["options"]) or "none"),
+        ]
+    )
+    for use, values in facts["values"].items():
+        unused = set(facts["unused_codes"][use])
+        note = " (* decodes, but the encoder never writes it)" if unused else ""
+        print(f"\n{use} codes and their values before scaling{note}:")
+        cells = [
+            f"{code:0{facts['code_bits']}b} {_value(value):>11}{'*' if code in unused else ' '}"
+            for code, value in enumerate(values)
+        ]
+        height = -(-len(cells) // (4 if len(cells) <= 64 else 8))
+        for row in range(height):
+            print("  ".join(cells[row::height]).rstrip())
+
+
+def _value(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:g}"
+
+
+def _accelerator(name: str, console: Console) -> None:
+    from macloom.arch import accelerator_to_toml, load_accelerator
+
+    accelerator = load_accelerator(name)
+    configuration = accelerator.to_dict()
+    console.emit(configuration, lambda: _show_accelerator(accelerator_to_toml(accelerator), configuration))
+
+
+def _show_accelerator(toml: str, configuration: dict[str, Any]) -> None:
+    """Print TOML that `load_accelerator` reads back, with the technology's constants as comments."""
+    technology = configuration["technology"]
+    print(toml)
+    print(f"# Constants of the technology {technology['name']}, which the line `technology = ...` stands for:")
+    for line in _constant_lines(technology["constants"]):
+        print(f"# {line}")
+
+
+def _technology(name: str, console: Console) -> None:
+    from macloom.arch import load_technology
+
+    technology = load_technology(name)
+    constants = {
+        key: {field: getattr(c, field) for field in c.__dataclass_fields__} for key, c in technology.constants.items()
+    }
+    data = {
+        "technology": technology.name,
+        "description": technology.description,
+        "node_nm": technology.node_nm,
+        "voltage_v": technology.voltage_v,
+        "constants": constants,
+    }
+    console.emit(data, lambda: print(f"{technology.description}\n\n" + "\n".join(_constant_lines(constants))))
+
+
+def _constant_lines(constants: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each constant (value, unit, how it is known, node), then the numbered sources."""
+    sources = list(dict.fromkeys(c["source"] for c in constants.values()))
+    width = max(map(len, constants))
+    for name, c in constants.items():
+        node = "-" if c["node_nm"] is None else f"{c['node_nm']:g} nm"
+        number = sources.index(c["source"]) + 1
+        yield f"{name:<{width}}  {c['value']:>10.4g} {c['unit']:<6}  {c['kind']:<9}  {node:>5}  [{number}]"
+    for number, source in enumerate(sources, 1):
+        yield f"[{number}] {source}"
+
+
+def _workload(name: str, console: Console) -> None:
+    from macloom.workloads import Gemm, load_workload
+
+    workload = load_workload(name)
+    rows = []
+    for op in workload.ops:
+        gemm = isinstance(op, Gemm)
+        shape = f"{op.m} x {op.n} x {op.k}" if gemm else f"{op.rows} x {op.width}"
+        rows.append(
+            {
+                "operation": op.name,
+                "kind": "gemm" if gemm else op.kind.value,
+                "operands": f"{op.a.value} x {op.b.value}" if gemm else "",
+                "shape": shape,
+                "batch": op.batch if gemm else 1,
+                "repeat": op.repeat,
+                "macs": op.macs if gemm else 0,
+            }
+        )
+    data = {
+        "workload": workload.name,
+        "phase": workload.phase,
+        "parameters": workload.parameters,
+        "tokens": workload.tokens,
+        "macs": workload.macs,
+        "kv_elements": workload.kv_elements,
+        "details": workload.details,
+        "ops": rows,
+    }
+    title = f"{workload.name}, {workload.phase} of {workload.tokens} tokens: {workload.macs:,} MACs"
+    columns = ("operation", "kind", "operands", "shape (M x N x K)", "batch", "repeat", "MACs")
+    console.emit(data, lambda: console.table(title, columns, [tuple(row.values()) for row in rows], left=columns[:4]))
+
+
+def _file(name: str, console: Console) -> None:
+    """Show a TOML file: a recipe if it names formats for tensors, else an accelerator."""
+    import tomllib
+
+    from macloom.workloads import Role, load_recipe
+
+    try:
+        document = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MacloomError(f"{name}: malformed TOML: {error}") from None
+    if {"format", *map(str, Role)} & set(document):
+        recipe = load_recipe(Path(name))
+        console.emit(recipe.to_dict(), lambda: print(recipe.to_toml(), end=""))
+    else:
+        _accelerator(name, console)

@@ -1,0 +1,95 @@
+"""`macloom simulate`: what a workload costs on an accelerator."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from macloom import __version__
+from macloom.arch import load_accelerator
+from macloom.cli.console import Console, jsonable
+from macloom.units import format_quantity
+from macloom.workloads import load_recipe, load_workload
+
+if TYPE_CHECKING:
+    from macloom.explore.result import Run
+    from macloom.sim import Result
+
+
+def run(options: Namespace, console: Console) -> None:
+    """Simulate a workload, print cycles, traffic and energy, and write the files if asked to."""
+    from macloom.explore.cost import run_record
+    from macloom.sim import simulate
+
+    workload = load_workload(
+        options.workload,
+        phase=options.phase,
+        sequence=options.sequence,
+        batch=options.batch,
+        context=options.context,
+    )
+    accelerator = load_accelerator(options.accelerator)
+    recipe = load_recipe(options.recipe)
+    with console.working(f"simulating {workload.name} in {recipe.name} on {accelerator.name}"):
+        result = simulate(workload, accelerator, recipe=recipe, dataflow=options.dataflow)
+    record = run_record(result, workload, accelerator, recipe.name)
+    data = {**result.to_dict(), "seed": console.seed, "version": __version__}
+    if options.out:
+        configuration = {
+            "version": __version__,
+            "seed": console.seed,
+            "workload": {"name": workload.name, "phase": workload.phase, **workload.details},
+            "recipe": recipe.to_dict(),
+            "accelerator": accelerator.to_dict(),
+        }
+        for path in _write(options.out, configuration, data, result, record):
+            console.note(f"wrote {path}")
+    console.emit(data, lambda: _show(record, console))
+
+
+def _write(
+    directory: Path, configuration: dict[str, Any], data: dict[str, Any], result: Result, record: Run
+) -> tuple[Path, ...]:
+    from macloom.explore.files import ops_csv, write_together
+    from macloom.explore.perfetto import trace_json, trace_of
+    from macloom.explore.toml import dump_toml
+
+    name = f"{record.workload} {record.phase}, {record.format} on {record.accelerator}"
+    return write_together(
+        directory,
+        {
+            "config.toml": dump_toml(configuration),
+            "ops.csv": ops_csv([record]),
+            "trace.json": trace_json(trace_of({name: result}, {"version": __version__})),
+            "result.json": json.dumps(jsonable(data), indent=1, allow_nan=False) + "\n",
+        },
+    )
+
+
+def _show(record: Run, console: Console) -> None:
+    from macloom.explore.report import operations_table
+    from macloom.explore.result import ENERGY_PARTS
+    from macloom.explore.text_table import print_table
+
+    parts = ", ".join(f"{ENERGY_PARTS[part]} {format_quantity(joules, 'J')}" for part, joules in record.energy.items())
+    bandwidth = record.dram_bits / record.seconds
+    console.lines(
+        [
+            ("workload", f"{record.workload}, {record.phase} of {record.tokens} tokens"),
+            ("recipe", record.format),
+            ("accelerator", record.accelerator),
+            ("cycles", f"{record.cycles:,}"),
+            ("time", format_quantity(record.seconds, "s")),
+            ("utilisation", f"{100 * record.utilisation:.2f} % of {record.peak_macs_per_s / 1e12:g} TMAC/s"),
+            (
+                "DRAM traffic",
+                f"{format_quantity(record.dram_bits / 8, 'B')} at {format_quantity(bandwidth / 8, 'B/s')}",
+            ),
+            ("energy", f"{format_quantity(record.energy_j, 'J')}: {parts}"),
+            ("energy per token", format_quantity(record.energy_j / record.tokens, "J")),
+        ]
+    )
+    print()
+    print_table(operations_table(record))

@@ -1,0 +1,68 @@
+"""What is computed: operations, models, recipes, quantized execution and accuracy.
+
+The public names are loaded on first use; those of accuracy and language models bring torch with them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from macloom.workloads.accuracy import Accuracy, Evaluator, evaluate
+    from macloom.workloads.lm.checkpoint import LanguageModel, load_model
+    from macloom.workloads.models import list_workloads, load_workload
+    from macloom.workloads.ops import Gemm, Op, Role, Vector, VectorKind, Workload
+    from macloom.workloads.recipe import Objective, Recipe, Search, load_recipe
+
+_HOMES = {
+    "Accuracy": "accuracy",
+    "Evaluator": "accuracy",
+    "Gemm": "ops",
+    "LanguageModel": "lm.checkpoint",
+    "Objective": "recipe",
+    "Op": "ops",
+    "Recipe": "recipe",
+    "Role": "ops",
+    "Search": "recipe",
+    "Vector": "ops",
+    "VectorKind": "ops",
+    "Workload": "ops",
+    "evaluate": "accuracy",
+    "list_workloads": "models",
+    "load_model": "lm.checkpoint",
+    "load_recipe": "recipe",
+    "load_workload": "models",
+}
+
+__all__ = [
+    "Accuracy",
+    "Evaluator",
+    "Gemm",
+    "LanguageModel",
+    "Objective",
+    "Op",
+    "Recipe",
+    "Role",
+    "Search",
+    "Vector",
+    "VectorKind",
+    "Workload",
+    "evaluate",
+    "list_workloads",
+    "load_model",
+    "load_recipe",
+    "load_workload",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'macloom.workloads' has no attribute {name!r}")
+    value = getattr(import_module(f"macloom.workloads.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

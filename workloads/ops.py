@@ -1,0 +1,147 @@
+"""What a workload is made of: matrix products, vector operations, and the tensors they touch.
+
+A role says what a tensor is to the model. Formats are assigned to roles by a recipe, so that a
+workload is the same whatever number formats it runs in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from macloom.errors import MacloomError, require_positive_integer
+
+
+class Role(StrEnum):
+    """What a tensor is to the model."""
+
+    WEIGHT = "weight"
+    ACTIVATION = "activation"
+    KV = "kv"
+    PROBABILITY = "probability"
+    OUTPUT = "output"
+
+
+class VectorKind(StrEnum):
+    """What a vector operation computes."""
+
+    EMBEDDING = "embedding"
+    RMS_NORM = "rms_norm"
+    LAYER_NORM = "layer_norm"
+    ROPE = "rope"
+    SOFTMAX = "softmax"
+    SILU = "silu"
+    RELU = "relu"
+    MULTIPLY = "multiply"
+    ADD = "add"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemm:
+    """`batch` products of an M x K by a K x N matrix, `repeat` times in the workload.
+
+    `a` is the streamed operand (M rows), `b` the other (N rows of length K, one per output
+    channel). `b_sharing` batches in a row use the same `b` (grouped-query attention).
+    `causal` keeps only the lower triangle of the M x N result (QK^T) or of the M x K operand (PV)
+    as useful work; the full product is what an array without masking computes.
+    """
+
+    name: str
+    m: int
+    n: int
+    k: int
+    a: Role = Role.ACTIVATION
+    b: Role = Role.WEIGHT
+    out: Role = Role.OUTPUT
+    batch: int = 1
+    b_sharing: int = 1
+    causal: bool = False
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        for f in ("m", "n", "k", "batch", "b_sharing", "repeat"):
+            require_positive_integer(f"gemm {self.name!r}.{f}", getattr(self, f))
+        if self.batch % self.b_sharing:
+            raise MacloomError(
+                f"gemm {self.name!r}.b_sharing: must divide the batch {self.batch}, not {self.b_sharing}"
+            )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all batches and repeats, causal masking not subtracted."""
+        return self.m * self.n * self.k * self.batch * self.repeat
+
+    @property
+    def a_elements(self) -> int:
+        """Elements of operand A over all batches, for one repeat."""
+        return self.m * self.k * self.batch
+
+    @property
+    def b_elements(self) -> int:
+        """Distinct elements of operand B over all batches, for one repeat."""
+        return self.n * self.k * (self.batch // self.b_sharing)
+
+    @property
+    def out_elements(self) -> int:
+        return self.m * self.n * self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    """A row-wise or elementwise operation on `rows` rows of `width` elements, `repeat` times."""
+
+    name: str
+    kind: VectorKind
+    rows: int
+    width: int
+    inputs: int = 1
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        for f in ("rows", "width", "inputs", "repeat"):
+            require_positive_integer(f"vector {self.name!r}.{f}", getattr(self, f))
+
+    @property
+    def elements(self) -> int:
+        """Elements produced, for one repeat."""
+        return self.rows * self.width
+
+
+Op = Gemm | Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A model in one phase as a list of operations, in execution order within a layer.
+
+    `repeat` on an op stands for the identical layers of the model. `parameters` counts the model's
+    weights; `kv_elements` the key and value elements that are live at the end of the phase.
+    """
+
+    name: str
+    phase: str
+    ops: tuple[Op, ...]
+    parameters: int
+    kv_elements: int
+    tokens: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.phase not in ("prefill", "decode"):
+            raise MacloomError(f"workload {self.name!r}.phase: must be 'prefill' or 'decode', not {self.phase!r}")
+        if not self.ops:
+            raise MacloomError(f"workload {self.name!r}.ops: must hold at least one operation")
+
+    @property
+    def gemms(self) -> tuple[Gemm, ...]:
+        return tuple(op for op in self.ops if isinstance(op, Gemm))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole workload, causal masking not subtracted."""
+        return sum(op.macs for op in self.gemms)
+
+    def renamed(self, name: str) -> Workload:
+        return replace(self, name=name)
