@@ -5,6 +5,7 @@ stored. `get_format` finds a tensor format by name. Records are plain frozen dat
 format of your own needs no registration.
 """
 
+import macloom.formats.catalog  # noqa: F401 - registers the named formats
 from macloom.formats.abfloat import AbFloat
 from macloom.formats.accumulator import (
     Accumulator,
@@ -16,10 +17,10 @@ from macloom.formats.accumulator import (
     get_accumulator,
 )
 from macloom.formats.block import Block, ScaleRule
-from macloom.formats.catalog import format_entry, get_format, list_formats
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.flint import Flint
 from macloom.formats.gemm import GemmReport, gemm
+from macloom.formats.grammar import format_entry, get_format, list_formats
 from macloom.formats.integer import IntFormat
 from macloom.formats.minifloat import FloatFormat, Specials
 from macloom.formats.ovp import Ovp

@@ -1,29 +1,29 @@
-"""Every named format and the grammar of format strings: NAME[:option,...].
-
-An option is a granularity word (`tensor`, `token`, `channel`, `row`, `none`) or `key=value`. Each
-family below says which keys it knows; adding a format is one entry.
-"""
+"""The catalog's integers, floats, block formats and outlier-victim pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
 
-from macloom._registry import Registry
-from macloom.errors import MacloomError, unknown
+from macloom.errors import unknown
 from macloom.formats.abfloat import AbFloat
 from macloom.formats.block import Block, ScaleRule
 from macloom.formats.element import ElementFormat
 from macloom.formats.flint import Flint
+from macloom.formats.grammar import (
+    CATALOG,
+    Builder,
+    Entry,
+    Options,
+    granularity_option,
+    integer_option,
+    scale_option,
+    scaled,
+)
 from macloom.formats.integer import IntFormat
-from macloom.formats.minifloat import FloatFormat, Specials
+from macloom.formats.minifloat import BF16, FP16, FP32, FloatFormat, Specials
 from macloom.formats.ovp import Ovp
-from macloom.formats.scaled import FP32, Scaled
-from macloom.formats.scales import Grain, Granularity
+from macloom.formats.scales import Grain
 from macloom.formats.tensor import TensorFormat
-
-Options = Mapping[str, str]
 
 
 def _float(
@@ -37,8 +37,8 @@ def _float(
 FLOATS = {
     f.label: f
     for f in (
-        _float("fp16", 5, 10, Specials.IEEE),
-        _float("bf16", 8, 7, Specials.IEEE),
+        FP16,
+        BF16,
         _float("fp8_e4m3", 4, 3, Specials.FN),
         _float("fp8_e5m2", 5, 2, Specials.IEEE),
         _float("fp8_e4m3fnuz", 4, 3, Specials.FNUZ, 8),
@@ -48,110 +48,32 @@ FLOATS = {
         _float("fp4_e2m1", 2, 1, Specials.NONE),
     )
 }
-SCALE_FORMATS = {"fp32": FP32, "fp16": FLOATS["fp16"], "bf16": FLOATS["bf16"]}
-WORDS = {
-    "none": Grain.NONE,
-    "tensor": Grain.TENSOR,
-    "row": Grain.ROW,
-    "token": Grain.ROW,
-    "channel": Grain.ROW,
-}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One catalog name: what it is, and how its options make the format.
-
-    Attributes:
-        summary: one line for the listing.
-        source: paper or standard that defines it.
-        keys: options it takes besides granularity words.
-        words: whether it takes granularity words, `group=` and `axis=`.
-    """
-
-    summary: str
-    source: str
-    build: Callable[[str, Options], TensorFormat]
-    keys: tuple[str, ...] = ()
-    words: bool = False
-
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        return (*self.keys, *((*WORDS, "group", "axis", "scale") if self.words else ()))
-
-
-CATALOG: Registry[Entry] = Registry("format", "macloom list formats")
-ALIASES = {"mxfp8": "mxfp8_e4m3", "mxfp6": "mxfp6_e3m2"}
-
-
-def _integer(options: Options, key: str, default: int) -> int:
-    text = options.get(key)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise MacloomError(f"format option {key}: must be an integer, not {text!r}") from None
-
-
-def _granularity(options: Options, default: Grain) -> Granularity:
-    chosen = [key for key in options if key in WORDS or key in ("group", "axis")]
-    if len(chosen) > 1:
-        raise MacloomError(f"format options: name one granularity, not {' and '.join(chosen)}")
-    if not chosen:
-        return Granularity(grain=default)
-    match chosen[0]:
-        case "group":
-            return Granularity(grain=Grain.GROUP, size=_integer(options, "group", 0))
-        case "axis":
-            return Granularity(grain=Grain.AXIS, axis=_integer(options, "axis", 0))
-        case word:
-            return Granularity(grain=WORDS[word])
-
-
-def _scale_format(options: Options, granularity: Granularity) -> FloatFormat:
-    default = "fp16" if granularity.grain is Grain.GROUP else "fp32"
-    name = options.get("scale", default)
-    if name not in SCALE_FORMATS:
-        raise unknown("format option scale", name, SCALE_FORMATS)
-    return SCALE_FORMATS[name]
-
-
-def _scaled(element: ElementFormat, default: Grain = Grain.TENSOR) -> Callable[[str, Options], TensorFormat]:
-    def build(name: str, options: Options) -> TensorFormat:
-        granularity = _granularity(options, default)
-        return Scaled(
-            name=name, element=element, granularity=granularity, scale_format=_scale_format(options, granularity)
-        )
-
-    return build
-
-
-def _block(element: ElementFormat, size: int, two_level: bool = False) -> Callable[[str, Options], TensorFormat]:
+def _block(element: ElementFormat, size_of_name: int, two_level: bool = False) -> Builder:
     def build(name: str, options: Options) -> TensorFormat:
         rule = options.get("rule", "floor")
         rules = [r.value for r in ScaleRule]
         if rule not in rules:
             raise unknown("format option rule", rule, rules)
-        return Block(
-            name=name, element=element, size=_integer(options, "block", size), rule=ScaleRule(rule), two_level=two_level
-        )
+        size = integer_option(options, "block", size_of_name)
+        return Block(name=name, element=element, size=size, rule=ScaleRule(rule), two_level=two_level)
 
     return build
 
 
-def _ovp(normals: Mapping[str, tuple[ElementFormat, AbFloat]], default: str) -> Callable[[str, Options], TensorFormat]:
+def _ovp(normals: Mapping[str, tuple[ElementFormat, AbFloat]], default: str) -> Builder:
     def build(name: str, options: Options) -> TensorFormat:
         normal = options.get("normal", default)
         if normal not in normals:
             raise unknown("format option normal", normal, normals)
-        granularity = _granularity(options, Grain.TENSOR)
+        granularity = granularity_option(options, Grain.TENSOR)
         return Ovp(
             name=name,
             normal=normals[normal][0],
             outlier=normals[normal][1],
             granularity=granularity,
-            scale_format=_scale_format(options, granularity),
+            scale_format=scale_option(options, granularity),
         )
 
     return build
@@ -159,22 +81,22 @@ def _ovp(normals: Mapping[str, tuple[ElementFormat, AbFloat]], default: str) -> 
 
 def _fill() -> None:
     ieee, ofp8, mx = "IEEE 754-2019", "OCP 8-bit Floating Point (OFP8) v1.0", "OCP Microscaling (MX) v1.0"
-    CATALOG.add("fp32", Entry(summary="float32", source=ieee, build=_scaled(FP32, Grain.NONE)))
+    CATALOG.add("fp32", Entry(summary="float32", source=ieee, build=scaled(FP32, Grain.NONE)))
     for name, summary in {"fp16": "IEEE half precision", "bf16": "bfloat16"}.items():
-        CATALOG.add(name, Entry(summary=summary, source=ieee, build=_scaled(FLOATS[name], Grain.NONE), words=True))
+        CATALOG.add(name, Entry(summary=summary, source=ieee, build=scaled(FLOATS[name], Grain.NONE), words=True))
     for name, source in {
         "fp8_e4m3": ofp8, "fp8_e5m2": ofp8, "fp8_e4m3fnuz": "Noune et al. 2022", "fp8_e5m2fnuz": "Noune et al. 2022",
         "fp6_e3m2": mx, "fp6_e2m3": mx, "fp4_e2m1": mx,
     }.items():  # fmt: skip
         element = FLOATS[name]
         summary = f"{element.bits}-bit float: {element.exponent_bits} exponent, {element.mantissa_bits} mantissa bits"
-        CATALOG.add(name, Entry(summary=summary, source=source, build=_scaled(element), words=True))
+        CATALOG.add(name, Entry(summary=summary, source=source, build=scaled(element), words=True))
     integers = [IntFormat(width=w) for w in range(2, 9)] + [IntFormat(width=w, signed=False) for w in (4, 8)]
     for element in integers:
         summary = f"{element.width}-bit {'symmetric' if element.signed else 'unsigned'} integer"
-        CATALOG.add(element.name, Entry(summary=summary, source="common practice", build=_scaled(element), words=True))
+        CATALOG.add(element.name, Entry(summary=summary, source="common practice", build=scaled(element), words=True))
     flint, ant = Flint(width=4), "Guo et al., ANT, MICRO 2022"
-    CATALOG.add(flint.name, Entry(summary="4-bit float-integer hybrid", source=ant, build=_scaled(flint), words=True))
+    CATALOG.add(flint.name, Entry(summary="4-bit float-integer hybrid", source=ant, build=scaled(flint), words=True))
     for name, element in {
         "mxfp8_e4m3": FLOATS["fp8_e4m3"], "mxfp8_e5m2": FLOATS["fp8_e5m2"], "mxfp6_e3m2": FLOATS["fp6_e3m2"],
         "mxfp6_e2m3": FLOATS["fp6_e2m3"], "mxfp4": FLOATS["fp4_e2m1"], "mxint8": IntFormat(width=8, fraction_bits=6),
@@ -230,55 +152,3 @@ def _fill() -> None:
 
 
 _fill()
-
-
-def list_formats() -> list[str]:
-    """Return the catalog names that `get_format` knows, without options.
-
-    >>> "ovp4" in list_formats()
-    True
-    """
-    return sorted(CATALOG)
-
-
-def format_entry(text: str) -> Entry:
-    """Return the catalog entry (summary, source, options) behind a format string."""
-    name = text.partition(":")[0]
-    return CATALOG.get(ALIASES.get(name, name))
-
-
-@lru_cache(maxsize=512)
-def get_format(text: str) -> TensorFormat:
-    """Return the tensor format that a string names.
-
-    Args:
-        text: `NAME[:option,...]`, e.g. `int4:group=128`, `ovp4:normal=flint4`, `fp8_e4m3:token`.
-
-    Raises:
-        MacloomError: unknown name or option (with the nearest ones), or an option's bad value.
-
-    >>> get_format("int4:group=128").bits_per_element()
-    4.125
-    >>> get_format("mxpf4")
-    Traceback (most recent call last):
-        ...
-    macloom.errors.MacloomError: format: unknown name 'mxpf4'; did you mean 'mxfp4', ...? (macloom list formats)
-    """
-    if not isinstance(text, str):
-        raise MacloomError(f"format: must be a string such as 'int4:group=128', not {type(text).__name__}")
-    name, _, rest = text.strip().partition(":")
-    name = ALIASES.get(name, name)
-    entry = CATALOG.get(name)
-    options: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in rest.split(","))):
-        key, equals, value = (s.strip() for s in part.partition("="))
-        if key not in entry.allowed:
-            raise unknown(f"format {name!r}, option", key, entry.allowed, f"macloom show {name}")
-        if bool(equals) == (key in WORDS) or (equals and not value):
-            written = key if key in WORDS else f"{key}=VALUE"
-            raise MacloomError(f"format {name!r}, option {key}: must be written {written}, not {part!r}")
-        if key in options:
-            raise MacloomError(f"format {name!r}, option {key}: is given twice")
-        options[key] = value
-    canonical = ",".join(f"{k}={v}" if v else k for k, v in options.items())
-    return entry.build(f"{name}:{canonical}" if canonical else name, options)

@@ -168,3 +168,8 @@ class FloatFormat(ElementFormat):
     @property
     def overflow_value(self) -> float | None:
         return self.max_value + math.ldexp(1, self.max_exponent - self.mantissa_bits)
+
+
+FP32 = FloatFormat(label="fp32", exponent_bits=8, mantissa_bits=23, specials=Specials.IEEE)
+FP16 = FloatFormat(label="fp16", exponent_bits=5, mantissa_bits=10, specials=Specials.IEEE)
+BF16 = FloatFormat(label="bf16", exponent_bits=8, mantissa_bits=7, specials=Specials.IEEE)

@@ -13,9 +13,8 @@ from macloom.errors import MacloomError
 from macloom.formats.arrays import check_finite, output_for, rows_of
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.grid import grid_of, lookup_of_thresholds
-from macloom.formats.minifloat import FloatFormat
+from macloom.formats.minifloat import FP32, FloatFormat
 from macloom.formats.policy import Overflow, Rounding
-from macloom.formats.scaled import FP32
 from macloom.formats.scales import Grain, Granularity, store_scale
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.threads import run_rows

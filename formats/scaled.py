@@ -11,12 +11,10 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.arrays import check_finite, output_for, rows_of
 from macloom.formats.element import ElementFormat
-from macloom.formats.minifloat import FloatFormat, Specials
+from macloom.formats.minifloat import FP32, FloatFormat
 from macloom.formats.rounders import decode_rows, encode_rows, quantize_rows
 from macloom.formats.scales import Grain, Granularity, store_scale
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
-
-FP32 = FloatFormat(label="fp32", exponent_bits=8, mantissa_bits=23, specials=Specials.IEEE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,11 +170,6 @@ def held_out_loss(trainer: Trainer, windows: int = 64) -> float:
     return sum(losses) / len(losses)
 
 
-def batched_losses(losses: list[float], size: int) -> list[list[float]]:
-    """Cut the loss history into chunks of `size` steps."""
-    return [losses[i : i + size] for i in range(0, len(losses), size)]
-
-
 def main(arguments: list[str] | None = None) -> None:
     defaults = Schedule()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
