@@ -130,6 +130,51 @@ def round_steps(start, stop, x, scales, block, shift, min_normal_bits, magic, lo
         worst[r] = top
 
 
+# How a step grid's codes show the sign.
+CLAMP_TO_ZERO, SIGNED_ZERO, ONE_ZERO, TWOS_COMPLEMENT = 0, 1, 2, 3
+
+
+@njit(cache=True, nogil=True)
+def step_codes(start, stop, x, scales, block, shift, min_normal_bits, magic, low, high, bits, sign_rule, out, worst):
+    """Write the codes of x / scale on a float or integer grid, rounded as `round_steps` does.
+
+    Above the smallest normal, codes follow the bit pattern; below, they count steps.
+    """
+    length = x.shape[1]
+    shift = np.uint32(shift)
+    half = np.uint32((np.uint32(1) << shift) >> np.uint32(1))
+    min_normal_bits = np.uint32(min_normal_bits)
+    magic_bits = bits_of(magic)
+    offset = np.uint32((np.uint32(1) << np.uint32(23 - shift)) - (min_normal_bits >> shift))
+    sign_bit = np.uint32(1) << np.uint32(bits - 1)
+    code_mask = np.uint32((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+    highest, lowest = bits_of(high) & MAGNITUDE, bits_of(low) & MAGNITUDE
+    for r in range(start, stop):
+        row, result = x[r], out[r]
+        top = np.uint32(0)
+        for s in range(scales.shape[1]):
+            segment = row[s * block : min(s * block + block, length)]
+            target = result[s * block : min(s * block + block, length)]
+            scale = scales[r, s]
+            for i in range(len(segment)):
+                top = max(top, bits_of(segment[i]) & MAGNITUDE)
+                pattern = bits_of(segment[i] / scale)
+                negative = (pattern & SIGN) != np.uint32(0)
+                magnitude = min(pattern & MAGNITUDE, lowest if negative else highest)
+                odd = (magnitude >> shift) & np.uint32(1)
+                carry = half - np.uint32(1) + odd if half != np.uint32(0) else np.uint32(0)
+                code = ((magnitude + carry) >> shift) + offset
+                if magnitude < min_normal_bits:
+                    code = bits_of(float_of(magnitude) + magic) - magic_bits
+                if negative:
+                    if sign_rule == TWOS_COMPLEMENT:
+                        code = (np.uint32(0) - code) & code_mask
+                    elif sign_rule == SIGNED_ZERO or (sign_rule == ONE_ZERO and code != np.uint32(0)):
+                        code = code | sign_bit
+                target[i] = code
+        worst[r] = top
+
+
 @njit(cache=True, nogil=True)
 def pair_codes(start, stop, x, scales, block, shift, table, identifier, out, worst):
     """Write outlier-victim pair codes; table entries carry an outlier flag in bit 15.

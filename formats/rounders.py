@@ -30,6 +30,20 @@ def step_parameters(element: ElementFormat) -> tuple[Any, ...] | None:
     )
 
 
+@lru_cache(maxsize=128)
+def sign_rule(element: ElementFormat) -> int:
+    """Return how the codes of a step grid show the sign, read off the codes of the smallest step."""
+    from macloom.formats.kernels import CLAMP_TO_ZERO, ONE_ZERO, SIGNED_ZERO, TWOS_COMPLEMENT
+
+    if element.min_value == 0:
+        return CLAMP_TO_ZERO
+    if element.negative_zero_code is not None:
+        return SIGNED_ZERO
+    values, codes = element.encodable
+    zero = int(np.searchsorted(values, 0.0))
+    return TWOS_COMPLEMENT if codes[zero - 1] == (1 << element.bits) - 1 else ONE_ZERO
+
+
 def encode_rows(element: ElementFormat, rows: np.ndarray, scales: np.ndarray, block: int, name: str) -> np.ndarray:
     """Return the codes of rows / scales.
 
@@ -40,16 +54,20 @@ def encode_rows(element: ElementFormat, rows: np.ndarray, scales: np.ndarray, bl
     Raises:
         MacloomError: the input holds NaN or infinities.
     """
-    from macloom.formats.kernels import lookup
+    from macloom.formats.kernels import lookup, step_codes
 
-    table = lookup_table(element)
-    if table is None:
-        unscaled = rows / np.repeat(scales, block, axis=1)[:, : rows.shape[1]]
-        check_finite(np.abs(rows), name)
-        return element.encode(unscaled)
     codes = np.empty(rows.shape, element.code_dtype)
     worst = np.empty(rows.shape[0], np.uint32)
-    run_rows(lookup, rows.shape[0], rows.size, rows, scales, block, table.shift, table.codes, codes, worst)
+    common = rows.shape[0], rows.size, rows, scales, block
+    steps = step_parameters(element)
+    table = None if steps else lookup_table(element)
+    if steps:
+        run_rows(step_codes, *common, *steps[:-1], element.bits, sign_rule(element), codes, worst)
+    elif table:
+        run_rows(lookup, *common, table.shift, table.codes, codes, worst)
+    else:
+        check_finite(np.abs(rows), name)
+        return element.encode(rows / np.repeat(scales, block, axis=1)[:, : rows.shape[1]])
     check_finite(worst, name)
     return codes
 
