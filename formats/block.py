@@ -137,7 +137,8 @@ class Block(TensorFormat):
         outer = np.float32(scale.reshape(()))
         wanted = self._largest(x) / np.float32(self.element.max_value) / outer
         # Normal E4M3 scales only, as in torchao: 2**-6 is the smallest.
-        codes = E4M3.encode(np.clip(wanted, np.float32(2.0**-6), np.float32(E4M3.max_value)))
+        wanted = np.clip(wanted, np.float32(2.0**-6), np.float32(E4M3.max_value))
+        codes = encode_rows(E4M3, wanted, np.ones((wanted.shape[0], 1), np.float32), wanted.shape[1], self.name)
         return E4M3.decode(codes), codes, outer
 
     def _encode(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:

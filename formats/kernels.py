@@ -184,28 +184,25 @@ def pair_codes(start, stop, x, scales, block, shift, table, identifier, out, wor
     length = x.shape[1]
     shift = np.uint32(shift)
     below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
+    victim, plain = np.uint32(identifier), np.uint32(0xFF)
     for r in range(start, stop):
-        row, result = x[r], out[r]
         top = np.uint32(0)
-        for p in range(0, length, 2):
-            scale = scales[r, p // block]
-            second = row[p + 1] if p + 1 < length else np.float32(0)
-            top = max(top, max(bits_of(row[p]) & MAGNITUDE, bits_of(second) & MAGNITUDE))
-            a, b = bits_of(row[p] / scale), bits_of(second / scale)
-            left = np.uint32(table[((a >> shift) << np.uint32(1)) | np.uint32((a & below) != np.uint32(0))])
-            right = np.uint32(table[((b >> shift) << np.uint32(1)) | np.uint32((b & below) != np.uint32(0))])
-            left_outlier, right_outlier = left >> np.uint32(15), right >> np.uint32(15)
-            if left_outlier and right_outlier:
-                if (b & MAGNITUDE) > (a & MAGNITUDE):
-                    left_outlier = np.uint32(0)
-                else:
-                    right_outlier = np.uint32(0)
-            if left_outlier:
-                right = np.uint32(identifier)
-            elif right_outlier:
-                left = np.uint32(identifier)
-            result[p] = left & np.uint32(0xFF)
-            result[p + 1] = right & np.uint32(0xFF)
+        for s in range(scales.shape[1]):
+            segment = x[r][s * block : min(s * block + block, length)]
+            target = out[r][s * block : min(s * block + block, out.shape[1])]
+            scale = scales[r, s]
+            for p in range(len(target) // 2):
+                first = segment[2 * p]
+                second = segment[2 * p + 1] if 2 * p + 1 < len(segment) else np.float32(0)
+                top = max(top, max(bits_of(first) & MAGNITUDE, bits_of(second) & MAGNITUDE))
+                a, b = bits_of(first / scale), bits_of(second / scale)
+                left = np.uint32(table[((a >> shift) << np.uint32(1)) | np.uint32((a & below) != np.uint32(0))])
+                right = np.uint32(table[((b >> shift) << np.uint32(1)) | np.uint32((b & below) != np.uint32(0))])
+                left_larger = (a & MAGNITUDE) >= (b & MAGNITUDE)
+                keep_left = (left > plain) & ((right <= plain) | left_larger)
+                keep_right = (right > plain) & ((left <= plain) | (not left_larger))
+                target[2 * p] = victim if keep_right else left & plain
+                target[2 * p + 1] = victim if keep_left else right & plain
         worst[r] = top
 
 
@@ -219,28 +216,30 @@ def pair_values(start, stop, x, scales, block, shift, table, values, out, worst,
     write = out.shape[0] > 0
     shift = np.uint32(shift)
     below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
-    zero = np.float32(0)
+    zero, plain = np.float32(0), np.uint32(0xFF)
     for r in range(start, stop):
-        row = x[r]
         top = np.uint32(0)
         error = 0.0
-        for p in range(0, length, 2):
-            scale = scales[r, p // block]
-            second = row[p + 1] if p + 1 < length else zero
-            top = max(top, max(bits_of(row[p]) & MAGNITUDE, bits_of(second) & MAGNITUDE))
-            a, b = bits_of(row[p] / scale), bits_of(second / scale)
-            i = ((a >> shift) << np.uint32(1)) | np.uint32((a & below) != np.uint32(0))
-            j = ((b >> shift) << np.uint32(1)) | np.uint32((b & below) != np.uint32(0))
-            left, right = values[i] * scale, values[j] * scale
-            left_outlier, right_outlier = table[i] >> 15, table[j] >> 15
-            if left_outlier and (not right_outlier or (a & MAGNITUDE) >= (b & MAGNITUDE)):
-                right = zero
-            elif right_outlier:
-                left = zero
-            error += np.float64(left - row[p]) ** 2 + np.float64(right - second) ** 2
-            if write:
-                out[r, p] = left
-                if p + 1 < length:
-                    out[r, p + 1] = right
+        for s in range(scales.shape[1]):
+            begin = s * block
+            segment = x[r][begin : min(begin + block, length)]
+            scale = scales[r, s]
+            for p in range((len(segment) + 1) // 2):
+                first = segment[2 * p]
+                second = segment[2 * p + 1] if 2 * p + 1 < len(segment) else zero
+                top = max(top, max(bits_of(first) & MAGNITUDE, bits_of(second) & MAGNITUDE))
+                a, b = bits_of(first / scale), bits_of(second / scale)
+                i = ((a >> shift) << np.uint32(1)) | np.uint32((a & below) != np.uint32(0))
+                j = ((b >> shift) << np.uint32(1)) | np.uint32((b & below) != np.uint32(0))
+                left_larger = (a & MAGNITUDE) >= (b & MAGNITUDE)
+                keep_left = (table[i] > plain) & ((table[j] <= plain) | left_larger)
+                keep_right = (table[j] > plain) & ((table[i] <= plain) | (not left_larger))
+                left = zero if keep_right else values[i] * scale
+                right = zero if keep_left else values[j] * scale
+                error += np.float64(left - first) ** 2 + np.float64(right - second) ** 2
+                if write:
+                    out[r, begin + 2 * p] = left
+                    if 2 * p + 1 < len(segment):
+                        out[r, begin + 2 * p + 1] = right
         worst[r] = top
         errors[r] = error
