@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from macloom.errors import MacloomError, require_positive_integer
-from macloom.formats.arrays import check_finite, output_for, rows_of
+from macloom.formats.arrays import as_float32, check_finite, output_for, rows_of
 from macloom.formats.element import ElementFormat
 from macloom.formats.minifloat import FloatFormat, Specials
 from macloom.formats.rounders import decode_rows, encode_rows, quantize_rows
@@ -84,7 +84,7 @@ class Block(TensorFormat):
 
     @property
     def static_scale(self) -> bool:
-        return False
+        return self.two_level
 
     @property
     def scale_format(self) -> FloatFormat:
@@ -106,7 +106,7 @@ class Block(TensorFormat):
 
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
         """Return the scale of every block (..., blocks); for two levels the scale of the tensor."""
-        x = np.asarray(x, np.float32)
+        x = as_float32(x)
         largest = self._largest(x)
         if clip is not None:
             largest = largest * np.float32(clip)
@@ -118,7 +118,7 @@ class Block(TensorFormat):
         outer = largest.max() / top
         return np.asarray(outer if outer > 0 else np.float32(1), np.float32)
 
-    def _inner(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    def _inner(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
         """Return stored block scales as values, as codes, and the scale of the tensor."""
         if not self.two_level:
             rows, blocks = math.prod(x.shape[:-1]), -(-x.shape[-1] // self.size) if x.ndim else 1
@@ -135,20 +135,20 @@ class Block(TensorFormat):
                 f"scale: format {self.name!r} takes the one scale of the tensor, not shape {scale.shape}"
             )
         outer = np.float32(scale.reshape(()))
-        wanted = self._largest(x) / np.float32(self.element.max_value) / outer
+        wanted = self._largest(x) * np.float32(clip) / np.float32(self.element.max_value) / outer
         # Normal E4M3 scales only, as in torchao: 2**-6 is the smallest.
         wanted = np.clip(wanted, np.float32(2.0**-6), np.float32(E4M3.max_value))
         codes = encode_rows(E4M3, wanted, np.ones((wanted.shape[0], 1), np.float32), wanted.shape[1], self.name)
         return E4M3.decode(codes), codes, outer
 
-    def _encode(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
-        inner, codes, outer = self._inner(x, scale)
+    def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        inner, codes, outer = self._inner(x, scale, clip)
         elements = encode_rows(self.element, rows_of(x), inner * outer, self.size, self.name)
         return elements.reshape(x.shape), codes.reshape(*x.shape[:-1], codes.shape[1]), outer
 
-    def _quantize(self, x: np.ndarray, scale: np.ndarray, out: Any, template: Any) -> np.ndarray:
+    def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray:
         result = output_for(template, out, x.shape)
-        inner, _, outer = self._inner(x, scale)
+        inner, _, outer = self._inner(x, scale, clip)
         quantize_rows(self.element, rows_of(x), inner * outer, self.size, rows_of(result), self.name)
         return result
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.arrays import check_finite, output_for, rows_of
+from macloom.formats.arrays import as_float32, check_finite, output_for, rows_of
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.grid import grid_of, lookup_of_thresholds
 from macloom.formats.minifloat import FP32, FloatFormat
@@ -144,7 +144,7 @@ class Ovp(TensorFormat):
         return math.prod(self.granularity.scale_shape(shape, self.name)) * self.scale_format.bits
 
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
-        x = np.asarray(x, np.float32)
+        x = as_float32(x)
         if clip is not None:
             largest = self.granularity.absolute_maximum(x, self.name)
             scale = largest * np.float32(clip) / np.float32(self.normal.max_value)
@@ -204,7 +204,7 @@ class Ovp(TensorFormat):
             raise MacloomError(f"format {self.name!r}: both elements of a pair must share a scale; use another axis")
         return spread, self.granularity.size or length + 1
 
-    def _encode(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
         from macloom.formats.kernels import pair_codes
 
         rows, table = rows_of(x), self._table()
@@ -216,7 +216,7 @@ class Ovp(TensorFormat):
         check_finite(worst, self.name)
         return codes.reshape(*x.shape[:-1], codes.shape[1]), np.asarray(scale, np.float32), np.float32(1)
 
-    def _quantize(self, x: np.ndarray, scale: np.ndarray, out: Any, template: Any) -> np.ndarray:
+    def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray:
         from macloom.formats.kernels import pair_values
 
         result = output_for(template, out, x.shape)
@@ -228,16 +228,29 @@ class Ovp(TensorFormat):
         check_finite(worst, self.name)
         return result
 
+    @cached_property
+    def pair_values(self) -> np.ndarray:
+        """Both values of every stored pair, in integer units: float32 (2**(2 * bits), 2).
+
+        A pair whose left slot holds the identifier has an outlier on the right, and the other way round.
+        """
+        codes = np.arange(1 << self.decoder_bits)
+        left, right = codes >> self.normal.bits, codes & ((1 << self.normal.bits) - 1)
+        victim_left, victim_right = left == self.identifier, right == self.identifier
+        table = np.stack(
+            (
+                np.where(victim_left, 0, np.where(victim_right, self.outlier.values[left], self.normal.values[left])),
+                np.where(victim_left, self.outlier.values[right], np.where(victim_right, 0, self.normal.values[right])),
+            ),
+            axis=1,
+        )
+        return table.astype(np.float32)
+
     def decode_slots(self, codes: np.ndarray) -> np.ndarray:
         """Return the values, in integer units, of slot codes (..., even number of slots)."""
-        codes = np.asarray(codes)
-        left, right = codes[..., 0::2], codes[..., 1::2]
-        victim_left, victim_right = left == self.identifier, right == self.identifier
-        normal, outlier = self.normal.values.astype(np.float32), self.outlier.values.astype(np.float32)
-        out = np.empty(codes.shape, np.float32)
-        out[..., 0::2] = np.where(victim_left, 0, np.where(victim_right, outlier[left], normal[left]))
-        out[..., 1::2] = np.where(victim_right, 0, np.where(victim_left, outlier[right], normal[right]))
-        return out
+        left, right = codes[..., 0::2].astype(np.uint16), codes[..., 1::2]
+        pairs = np.take(self.pair_values, (left << np.uint16(self.normal.bits)) | right, axis=0)
+        return pairs.reshape(codes.shape)
 
     def decode_pairs(self, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return both values of each stored pair, in integer units.
@@ -245,10 +258,7 @@ class Ovp(TensorFormat):
         Args:
             packed: one integer per pair (a byte for 4-bit types), element 0 in the high half.
         """
-        packed = np.asarray(packed).astype(np.int64)
-        bits = self.normal.bits
-        slots = np.stack((packed >> bits, packed & ((1 << bits) - 1)), axis=-1)
-        values = self.decode_slots(slots)
+        values = np.take(self.pair_values, np.asarray(packed), axis=0)
         return values[..., 0], values[..., 1]
 
     def decode(self, encoded: Encoded) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.arrays import check_finite, output_for, rows_of
+from macloom.formats.arrays import as_float32, check_finite, output_for, rows_of
 from macloom.formats.element import ElementFormat
 from macloom.formats.minifloat import FP32, FloatFormat
 from macloom.formats.rounders import decode_rows, encode_rows, quantize_rows
@@ -48,7 +48,7 @@ class Scaled(TensorFormat):
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
         if self.granularity.grain is Grain.NONE:
             return np.float32(1)  # type: ignore[return-value]
-        x = np.asarray(x, np.float32)
+        x = as_float32(x)
         if self.element.min_value == 0 and float(x.min(initial=0)) < 0:
             raise MacloomError(f"format {self.name!r}: stores no negative values, but the tensor holds {x.min():g}")
         largest = self.granularity.absolute_maximum(x, self.name)
@@ -63,7 +63,7 @@ class Scaled(TensorFormat):
     def _row_scales(self, scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return self.granularity.row_scales(np.asarray(scale, np.float32), shape or (1,), self.name)
 
-    def _encode(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
         rows = rows_of(x)
         spread = self._row_scales(scale, x.shape)
         if self.element.bits > 16:
@@ -72,7 +72,7 @@ class Scaled(TensorFormat):
         codes = encode_rows(self.element, rows, spread, rows.shape[1] // spread.shape[1], self.name)
         return codes.reshape(x.shape), np.asarray(scale, np.float32), np.float32(1)
 
-    def _quantize(self, x: np.ndarray, scale: np.ndarray, out: Any, template: Any) -> np.ndarray:
+    def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray:
         result = output_for(template, out, x.shape)
         rows = rows_of(x)
         spread = self._row_scales(scale, x.shape)

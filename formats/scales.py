@@ -52,10 +52,12 @@ class Granularity:
     def block(self, length: int, name: str) -> int:
         """Return how many elements along a row of `length` share a scale.
 
+        A row that is shorter than a group is one group.
+
         Raises:
             MacloomError: the group size does not divide the row.
         """
-        if self.size is None:
+        if self.size is None or length <= self.size:
             return length
         if length % self.size:
             divisors = [d for d in range(1, length + 1) if length % d == 0]

@@ -71,7 +71,11 @@ class Encoded:
         return _return(self.format.decode(self), self.torch)
 
     def operand(self) -> Operand:
-        """Return what the multipliers see; the formats of a GEMM need no more."""
+        """Return what the multipliers see; a GEMM needs no more. It is kept for the next product."""
+        return self._operand
+
+    @cached_property
+    def _operand(self) -> Operand:
         return self.format.operand_of(self)
 
 
@@ -118,11 +122,11 @@ class TensorFormat(ABC):
         """
 
     @abstractmethod
-    def _encode(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
         """Return element codes, stored scales and the outer scale."""
 
     @abstractmethod
-    def _quantize(self, x: np.ndarray, scale: np.ndarray, out: Any, template: Any) -> np.ndarray: ...
+    def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray: ...
 
     @abstractmethod
     def decode(self, encoded: Encoded) -> np.ndarray: ...
@@ -187,14 +191,15 @@ class TensorFormat(ABC):
         Args:
             x: numpy or torch tensor of real numbers, any shape, the last axis being reduced.
             scale: what `calibrate` returned for this or other data; None calibrates on `x`.
-            clip: passed to `calibrate` where that happens.
+            clip: passed to `calibrate` where that happens; where a format makes scales of blocks even
+                under a given scale of the tensor, those follow it, too.
 
         Raises:
             MacloomError: `x` is empty or holds NaN or infinities, or the scale has the wrong shape.
         """
         array = as_float32(x)
         given = self._scale(array, scale, clip)
-        elements, scales, outer = self._encode(array, given)
+        elements, scales, outer = self._encode(array, given, 1.0 if clip is None else clip)
         return Encoded(self, array.shape, elements, scales, outer, torch=like(x, array) is not array)
 
     def quantize(self, x: Any, scale: Any = None, clip: float | None = None, out: Any = None) -> Any:
@@ -204,7 +209,8 @@ class TensorFormat(ABC):
             out: contiguous float32 tensor of the same shape to write to, `x` itself allowed.
         """
         array = as_float32(x)
-        result = self._quantize(array, self._scale(array, scale, clip), out, x)
+        given = self._scale(array, scale, clip)
+        result = self._quantize(array, given, 1.0 if clip is None else clip, out, x)
         return out if out is not None else like(x, result)
 
     def from_packed(self, codes: np.ndarray, scales: np.ndarray, shape: tuple[int, ...], outer: float = 1.0) -> Encoded:
