@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from macloom.workloads.accuracy import Accuracy, Evaluator, evaluate
+    from macloom.workloads.accuracy import Accuracy
+    from macloom.workloads.evaluator import Evaluator, evaluate
     from macloom.workloads.lm.checkpoint import LanguageModel, load_model
     from macloom.workloads.models import list_workloads, load_workload
     from macloom.workloads.ops import Gemm, Op, Role, Vector, VectorKind, Workload
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Accuracy": "accuracy",
-    "Evaluator": "accuracy",
+    "Evaluator": "evaluator",
     "Gemm": "ops",
     "LanguageModel": "lm.checkpoint",
     "Objective": "recipe",
@@ -28,7 +29,7 @@ _HOMES = {
     "Vector": "ops",
     "VectorKind": "ops",
     "Workload": "ops",
-    "evaluate": "accuracy",
+    "evaluate": "evaluator",
     "list_workloads": "models",
     "load_model": "lm.checkpoint",
     "load_recipe": "recipe",

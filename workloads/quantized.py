@@ -1,0 +1,198 @@
+"""Quantized execution: every matrix product of a language model on encoded operands.
+
+`GemmArithmetic` splits the forward pass into products with named operands; `RecordingArithmetic`
+computes them in float and keeps calibration data; `QuantizedArithmetic` encodes the operands and
+computes what the hardware would with `macloom.formats.gemm`. All else (norms, rope, softmax,
+activation, residual) is float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from macloom.errors import MacloomError
+from macloom.formats import Encoded, GemmReport, TensorFormat, gemm
+from macloom.workloads.ops import Role
+from macloom.workloads.recipe import Recipe
+from macloom.workloads.search import GemmSample, OperandPlan, Plan, Sample
+
+Observer = Callable[[str, Tensor], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Operand:
+    """One side of a matrix product: values (..., rows, K), K being the reduction axis."""
+
+    name: str
+    role: Role
+    values: Tensor
+
+
+class GemmArithmetic:
+    """An `Arithmetic` whose products all go through `product`, under the op names of a workload.
+
+    Attention is two products per head: `scores` of queries and keys, times 1 / sqrt(head width) and
+    softmax in float32, then `values` of probabilities and values. Query heads that share keys are rows
+    of one product. The reduction axis of `values` is the token axis, so a format whose scale spans
+    several elements there mixes tokens of the window, as it does in prefill hardware.
+    """
+
+    def __init__(self, observe: Observer | None = None) -> None:
+        self._observe = observe
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    def product(self, op: str, a: Operand, b: Operand) -> Tensor:
+        """Return a (..., M, K) times b (..., N, K) transposed, in float32."""
+        raise NotImplementedError
+
+    def linear(self, name: str, x: Tensor, weight: Tensor) -> Tensor:
+        # The same object for the same x, so that operations in a row see that they share an operand.
+        if self._rows is None or self._rows[0] is not x:
+            self._rows = (x, x.reshape(-1, x.shape[-1]))
+        a = Operand(name="activation", role=Role.ACTIVATION, values=self._rows[1])
+        b = Operand(name="weight", role=Role.WEIGHT, values=weight)
+        return self._observed(name, a, b).view(*x.shape[:-1], -1)
+
+    def attention(self, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, length, width = q.shape
+        query = q.reshape(batch, k.shape[1], -1, width)
+        scores = self._observed(
+            f"{name}.scores",
+            Operand(name="query", role=Role.ACTIVATION, values=query),
+            Operand(name="key", role=Role.KV, values=k),
+        )
+        probability = causal_softmax(scores.view(batch, heads, length, length), 1 / math.sqrt(width))
+        out = self._observed(
+            f"{name}.values",
+            Operand(name="probability", role=Role.PROBABILITY, values=probability.view(scores.shape)),
+            Operand(name="value", role=Role.KV, values=v.transpose(-1, -2)),
+        )
+        return out.view(batch, heads, length, width)
+
+    def _observed(self, op: str, a: Operand, b: Operand) -> Tensor:
+        out = self.product(op, a, b)
+        if self._observe is not None:
+            self._observe(op, out)
+        return out
+
+
+def causal_softmax(scores: Tensor, scale: float) -> Tensor:
+    """Return softmax(scale * scores) over the last axis, exactly zero where a key is later than its query.
+
+    Args:
+        scores: (..., T, T), queries by keys.
+    """
+    length = scores.shape[-1]
+    mask = torch.full((length, length), -math.inf, device=scores.device).triu(1)
+    return torch.add(mask, scores.float(), alpha=scale).softmax(-1)
+
+
+class RecordingArithmetic(GemmArithmetic):
+    """Float products, keeping a sample of every operand for the scale search.
+
+    Args:
+        rows: how many rows of an activation to keep, per operation.
+        windows: how many windows of the batch to keep of attention operands.
+        rng: draws the rows; the windows are the first ones.
+    """
+
+    def __init__(
+        self, *, rows: int = 256, windows: int = 2, rng: np.random.Generator, observe: Observer | None = None
+    ) -> None:
+        super().__init__(observe)
+        self.samples: list[GemmSample] = []
+        self._row_count, self._windows, self._rng = rows, windows, rng
+        self._last: tuple[Tensor, Sample] | None = None
+
+    def product(self, op: str, a: Operand, b: Operand) -> Tensor:
+        out = torch.matmul(a.values, b.values.transpose(-1, -2))
+        if self._last is None or self._last[0] is not a.values:
+            self._last = (a.values, self._sample(a, len(self.samples), draw=True))
+        self.samples.append(
+            GemmSample(
+                op=op, a=self._last[1], b=self._sample(b, len(self.samples)), output_extremes=_extremes(_to_numpy(out))
+            )
+        )
+        return out
+
+    def _sample(self, operand: Operand, source: int, draw: bool = False) -> Sample:
+        x = _to_numpy(operand.values)
+        extremes = _extremes(x)
+        if x.ndim > 2:
+            x = x[: self._windows]
+        count = self._row_count if x.ndim == 2 else max(1, self._row_count // 4)
+        if draw and x.shape[-2] > count:
+            x = x[..., np.sort(self._rng.choice(x.shape[-2], count, replace=False)), :]
+        # A copy: the sample must not keep the whole tensor alive.
+        return Sample(name=operand.name, role=operand.role, rows=x.copy(), extremes=extremes, source=source)
+
+
+class QuantizedArithmetic(GemmArithmetic):
+    """Products of encoded operands in the recipe's formats, accumulator and output format.
+
+    Args:
+        plan: how each operand is encoded, from `plan_operands`.
+        observe: called with the name and result of every product.
+
+    Attributes:
+        reports: accumulator and overflow counts of every operation so far.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, observe: Observer | None = None) -> None:
+        super().__init__(observe)
+        self.recipe, self.plan = recipe, plan
+        self.reports: dict[str, GemmReport] = {}
+        self._weights: dict[str, Encoded] = {}
+        self._last: tuple[Tensor, TensorFormat, float, Encoded] | None = None
+
+    def product(self, op: str, a: Operand, b: Operand) -> Tensor:
+        try:
+            encoded_a = self._streamed(op, a)
+            if b.role is not Role.WEIGHT:
+                encoded_b = _encode(self._planned(op, b.name), b.values)
+            elif op in self._weights:
+                encoded_b = self._weights[op]
+            else:
+                encoded_b = self._weights[op] = _encode(self._planned(op, b.name), b.values)
+            report = self.reports.setdefault(op, GemmReport())
+            out = gemm(encoded_a, encoded_b, self.recipe.accumulator_for(op), report)
+            planned = self._planned(op, "output")
+            return torch.from_numpy(planned.format.quantize(out, scale=planned.scale))
+        except MacloomError as error:
+            raise MacloomError(f"recipe {self.recipe.name!r}: {op}: {error}") from None
+
+    def _planned(self, op: str, operand: str) -> OperandPlan:
+        try:
+            return self.plan[op, operand]
+        except KeyError:
+            raise MacloomError(f"{operand}: must be in the plan; calibrate on the same model") from None
+
+    def _streamed(self, op: str, a: Operand) -> Encoded:
+        """Encode operand a, or return the previous encoding if this is the same tensor under the same plan."""
+        planned = self._planned(op, a.name)
+        if self._last is not None:
+            values, fmt, clip, encoded = self._last
+            if values is a.values and fmt == planned.format and clip == planned.choice.clip:
+                return encoded
+        encoded = _encode(planned, a.values)
+        self._last = (a.values, planned.format, planned.choice.clip, encoded)
+        return encoded
+
+
+def _encode(planned: OperandPlan, values: Tensor) -> Encoded:
+    return planned.format.encode(_to_numpy(values), scale=planned.scale, clip=planned.choice.clip)
+
+
+def _to_numpy(values: Tensor) -> np.ndarray:
+    """Return contiguous float32; no copy if `values` already is."""
+    return values.detach().float().contiguous().numpy()
+
+
+def _extremes(x: np.ndarray) -> np.ndarray:
+    return np.array([x.min(), x.max()], np.float32)
