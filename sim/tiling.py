@@ -1,0 +1,297 @@
+"""Tiles: which pieces of a product sit in the buffers, and in which order the loops walk over them.
+
+A product of M x K by K x N is cut into tiles that fit the usable part of each buffer (half of a
+double-buffered one). One tile of each operand and one of the result is on chip at a time. The three
+loops over tiles may nest in any order; an operand is fetched again whenever the walk leaves its
+tile, and partial sums that leave before K is complete are written to DRAM and read back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from itertools import permutations, product
+
+import numpy as np
+
+from macloom.arch import Dataflow
+from macloom.errors import MacloomError
+from macloom.sim.systolic import Count, buffer_accesses, ceil_div, fold_timing, folds
+
+ORDERS = tuple("".join(p) for p in permutations("mnk"))  # outermost loop first
+
+
+class Objective(StrEnum):
+    """What the search minimises first: DRAM bits, or the busiest of array and DRAM channel."""
+
+    TRAFFIC = "traffic"
+    TIME = "time"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileProblem:
+    """One product, the array it runs on and the buffers; all that a tiling depends on.
+
+    `a_bits`, `b_bits` and `out_bits` are the stored sizes of the whole tensors, `room_bits` and
+    `port_bits` the usable bits and the bits per cycle of the buffers of A, B and the result. `segment`
+    is the length along K after which partial sums leave the array to be scaled, or None.
+    """
+
+    dataflow: Dataflow
+    m: int
+    n: int
+    k: int
+    a_bits: int
+    b_bits: int
+    out_bits: int
+    sum_bits: int
+    rows: int
+    cols: int
+    shadow_registers: bool
+    segment: int | None
+    room_bits: tuple[int, int, int]
+    port_bits: tuple[int, int, int]
+    dram_bits_per_cycle: float
+
+    @property
+    def a_density(self) -> float:
+        """Stored bits per element of A, scales and padding included."""
+        return self.a_bits / (self.m * self.k)
+
+    @property
+    def b_density(self) -> float:
+        return self.b_bits / (self.n * self.k)
+
+    @property
+    def out_density(self) -> float:
+        return self.out_bits / (self.m * self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """Tile sizes along M, N and K, and the loops over tiles, outermost first."""
+
+    m: int
+    n: int
+    k: int
+    order: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Bits between DRAM and the buffers for one product."""
+
+    a_bits: Count
+    b_bits: Count
+    out_bits: Count
+    spill_write_bits: Count
+    spill_read_bits: Count
+
+    @property
+    def total_bits(self) -> Count:
+        return self.a_bits + self.b_bits + self.out_bits + self.spill_write_bits + self.spill_read_bits
+
+
+def traffic(problem: TileProblem, m: Count, n: Count, k: Count, order: str) -> Traffic:
+    """Return the DRAM traffic of tiles of m x n x k under one loop order; sizes may be arrays.
+
+    A tensor moves once per step of every loop it does not depend on that runs outside a loop it does
+    depend on. Loops of one step do not count. Spilled sums are written and read back (steps of K - 1)
+    times.
+    """
+    steps = {"m": ceil_div(problem.m, m), "n": ceil_div(problem.n, n), "k": ceil_div(problem.k, k)}
+
+    def moves(depends: str, other: str) -> Count:
+        inner = [steps[axis] for axis in order[order.index(other) + 1 :] if axis in depends]
+        left = np.logical_or.reduce([s > 1 for s in inner]) if inner else False
+        return np.where(left, steps[other], 1)
+
+    spills = moves("mn", "k") - 1
+    sums = problem.m * problem.n * problem.sum_bits
+    return Traffic(
+        a_bits=problem.a_bits * moves("mk", "n"),
+        b_bits=problem.b_bits * moves("nk", "m"),
+        out_bits=problem.out_bits,
+        spill_write_bits=sums * spills,
+        spill_read_bits=sums * spills,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileWork:
+    """What tiles take of the array, and what passes the buffers.
+
+    `cycles` are those of the array alone, `steady` the part in which vectors stream. The elements of
+    A and B and the sums are those that array and vector unit read from or write to the buffers.
+    """
+
+    folds: Count
+    steady: Count
+    cycles: Count
+    a_elements: Count
+    b_elements: Count
+    sums: Count
+
+
+def tile_work(
+    problem: TileProblem, m: Count, n: Count, k: Count, *, continues: Count = False, finishes: Count = False
+) -> TileWork:
+    """Return the array's work on tiles of m x n x k; sizes may be arrays.
+
+    K is cut at every segment. Each fold counts until the next may start, so that the first skew and
+    the last drain of overlapped folds are left out. A tile that `continues` a sum along K reads back
+    what is there. The sum of a segment passes through the vector unit, which reads the running sum
+    (but for the first segment), adds and writes. A tile that `finishes` sums hands them to the vector
+    unit, which encodes them: the last write is not one of sums.
+    """
+    p, segment = problem, problem.segment
+    parts = [(1, k)] if segment is None else [(k // segment, segment), (np.minimum(k % segment, 1), k % segment)]
+    count = steady = cycles = a_elements = b_elements = sums = pieces = 0
+    for times, length in parts:
+        cut = folds(p.dataflow, m, n, length, p.rows, p.cols)
+        timing = fold_timing(p.dataflow, cut.stream, p.rows, p.cols, shadow_registers=p.shadow_registers)
+        accesses = buffer_accesses(p.dataflow, m, n, length, p.rows, p.cols)
+        count = count + times * cut.total
+        steady = steady + times * cut.total * cut.stream
+        cycles = cycles + times * cut.total * timing.interval
+        a_elements = a_elements + times * accesses.a_reads
+        b_elements = b_elements + times * accesses.b_reads
+        sums = sums + times * (accesses.out_writes + accesses.out_reads)
+        pieces = pieces + times
+    running_reads = continues if segment is None else pieces - 1 + continues
+    return TileWork(
+        folds=count,
+        steady=steady,
+        cycles=cycles,
+        a_elements=a_elements,
+        b_elements=b_elements,
+        sums=sums + m * n * running_reads - m * n * finishes,
+    )
+
+
+def port_cycles(problem: TileProblem, a_bits: Count, b_bits: Count, out_bits: Count) -> Count:
+    """Return the cycles in which these bits pass the ports of the three buffers, the slowest deciding."""
+    needs = zip((a_bits, b_bits, out_bits), problem.port_bits, strict=True)
+    return np.maximum.reduce([np.ceil(np.asarray(bits) / width).astype(np.int64) for bits, width in needs])
+
+
+def granules(problem: TileProblem) -> tuple[int, int, int]:
+    """Return the smallest useful tile along M, N and K: one fold of the array, whole segments."""
+    rows, cols = problem.rows, problem.cols
+    m, n, k = {
+        Dataflow.OS: (rows, cols, rows),
+        Dataflow.WS: (cols, cols, rows),
+        Dataflow.IS: (cols, cols, rows),
+    }[problem.dataflow]
+    if problem.segment is not None:
+        k = problem.segment if problem.dataflow is Dataflow.OS else math.lcm(k, problem.segment)
+    return min(m, problem.m), min(n, problem.n), min(k, problem.k)
+
+
+def whole_bits(share: Count) -> Count:
+    """Return a share of a whole number of bits, rounded up.
+
+    It carries a rounding error of far less than 1e-6.
+
+    >>> int(whole_bits(3 * (10 / 3)))
+    10
+    """
+    return np.ceil(np.asarray(share) - 1e-6).astype(np.int64)
+
+
+def room_needed(problem: TileProblem, m: Count, n: Count, k: Count) -> tuple[Count, Count, Count]:
+    """Return the bits that a tile takes in the buffers of A, B and the result; sizes may be arrays.
+
+    The result buffer holds the whole tile of sums while K is walked in several tiles. When one tile
+    spans K, it holds the strip that the array works on: one fold (OS), or all streamed rows of one
+    column of folds (WS, IS). Segments double it, because scaled sums stand beside unscaled ones.
+    """
+    a, b = whole_bits(m * k * problem.a_density), whole_bits(n * k * problem.b_density)
+    strip = {
+        Dataflow.OS: np.minimum(m, problem.rows) * np.minimum(n, problem.cols),
+        Dataflow.WS: m * np.minimum(n, problem.cols),
+        Dataflow.IS: n * np.minimum(m, problem.cols),
+    }[problem.dataflow]
+    sums = np.where(np.asarray(k) < problem.k, m * n, strip) * problem.sum_bits
+    return a, b, sums * (1 if problem.segment is None else 2)
+
+
+def _candidates(granule: int, size: int) -> list[int]:
+    """Return granule * 2**i and granule * 3 * 2**i below `size`, and `size`."""
+    values = {size}
+    for factor in (granule, 3 * granule):
+        while factor < size:
+            values.add(factor)
+            factor *= 2
+    return sorted(values)
+
+
+@lru_cache(maxsize=4096)
+def best_tiling(problem: TileProblem, objective: Objective = Objective.TRAFFIC) -> Tiling:
+    """Return the best tiling of a small exhaustive set: deterministic, no randomness, no cut-off.
+
+    Candidates are the granule (one fold of the array) times 2**i and 3 * 2**i and the whole size,
+    along each of M, N and K, in all six loop orders. TRAFFIC takes the fewest DRAM bits, then the
+    fewest cycles of array and ports; larger buffers never add traffic and the choice does not depend
+    on DRAM bandwidth. TIME takes the fewest cycles of the busiest of array, ports and DRAM, then the
+    fewest DRAM bits. Remaining ties go to the fewest bits through the ports, the smallest first load,
+    the largest M, N and K tiles and the first order.
+
+    Raises:
+        MacloomError: a buffer is too small for the smallest tile.
+    """
+    sizes = [_candidates(g, s) for g, s in zip(granules(problem), (problem.m, problem.n, problem.k), strict=True)]
+    grid = np.array(list(product(*(reversed(s) for s in sizes))), np.int64)
+    needs = zip(room_needed(problem, *grid.T), problem.room_bits, strict=True)
+    grid = grid[np.logical_and.reduce([need <= room for need, room in needs])]
+    if not len(grid):
+        raise _too_small(problem)
+    m, n, k = grid.T
+    cycles, buffer_bits = _walk_work(problem, m, n, k)
+    bits = np.stack([traffic(problem, m, n, k, order).total_bits for order in ORDERS], axis=1)
+    a_need, b_need, _ = room_needed(problem, m, n, k)
+    first_load, buffer_bits, cycles = (
+        np.broadcast_to(x[:, None], bits.shape) for x in (a_need + b_need, buffer_bits, cycles)
+    )
+    if objective is Objective.TRAFFIC:
+        keys = [first_load, buffer_bits, cycles, bits]
+    else:
+        slower = np.maximum(cycles, np.ceil(bits / problem.dram_bits_per_cycle))
+        keys = [first_load, buffer_bits, bits, slower]
+    best = int(np.lexsort([key.ravel() for key in keys])[0])
+    row, order = divmod(best, len(ORDERS))
+    return Tiling(m=int(m[row]), n=int(n[row]), k=int(k[row]), order=ORDERS[order])
+
+
+def _walk_work(problem: TileProblem, m: np.ndarray, n: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each candidate the cycles of array and ports over all tiles, and the bits through the ports."""
+    cuts = []
+    for size, tile in ((problem.m, m), (problem.n, n), (problem.k, k)):
+        inner = ceil_div(size, tile) - 1
+        cuts.append(((inner, tile, False), (np.ones_like(tile), size - inner * tile, True)))
+    several = ceil_div(problem.k, k) > 1
+    cycles, bits = np.zeros_like(m), np.zeros_like(m)
+    for (m_count, m_size, _), (n_count, n_size, _), (k_count, k_size, last) in product(*cuts):
+        work = tile_work(problem, m_size, n_size, k_size, continues=several, finishes=last)
+        through = (
+            whole_bits(work.a_elements * problem.a_density),
+            whole_bits(work.b_elements * problem.b_density),
+            work.sums * problem.sum_bits,
+        )
+        times = m_count * n_count * k_count
+        cycles += times * np.maximum(work.cycles, port_cycles(problem, *through))
+        bits += times * sum(through)
+    return cycles, bits
+
+
+def _too_small(problem: TileProblem) -> MacloomError:
+    m, n, k = granules(problem)
+    names = ("operand_a", "operand_b", "output")
+    needs = zip(names, room_needed(problem, m, n, k), problem.room_bits, strict=True)
+    name, need, room = next((name, need, room) for name, need, room in needs if need > room)
+    return MacloomError(
+        f"arch.buffers.{name}: must have room for {int(need)} bits in its usable part, the smallest tile of a product "
+        f"({m} x {n} x {k}), not {room}"
+    )

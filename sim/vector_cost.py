@@ -1,0 +1,78 @@
+"""Cycles, traffic and energy of one operation on the vector unit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from macloom.arch import Accelerator
+from macloom.formats import TensorFormat
+from macloom.sim import energy as joules
+from macloom.sim.mapping import RecipeLike
+from macloom.sim.memory import TileCosts, transfer_cycles, walk_time
+from macloom.sim.result import OpResult, bound_by
+from macloom.sim.systolic import ceil_div
+from macloom.sim.tiling import whole_bits
+from macloom.sim.vector import KIND_COSTS, kind_operations
+from macloom.workloads.ops import Role, Vector
+
+
+def vector_result(op: Vector, accelerator: Accelerator, recipe: RecipeLike) -> OpResult:
+    """Return what a vector op costs.
+
+    Inputs come from DRAM in the recipe's output format and results go back in the format of the role
+    that the kind of op feeds. Chunks of rows pass through the output buffer; a row that does not fit
+    is read once per pass. The array does not work meanwhile.
+    """
+    source = recipe.format_for(Role.OUTPUT, op.name)
+    result = recipe.format_for(KIND_COSTS[op.kind].result, op.name)
+    operations = kind_operations(op.kind, op.rows, op.width, result)
+    in_bits, out_bits = op.inputs * _bits(source, op), _bits(result, op)
+    per_row = (in_bits + out_bits) / op.rows
+    room = accelerator.buffers.output
+    fits = per_row <= room.usable_bits
+    passes = KIND_COSTS[op.kind].passes
+    read_bits = in_bits if fits else in_bits * passes
+    chunk = min(op.rows, max(1, int(room.usable_bits // per_row)))
+    steps = ceil_div(op.rows, chunk)
+    rate, lanes = accelerator.dram_bits_per_cycle, accelerator.vector.lanes
+
+    def costs_at(indices: np.ndarray) -> TileCosts:
+        rows = np.where(indices == steps - 1, op.rows - (steps - 1) * chunk, chunk)
+        return TileCosts(
+            load=transfer_cycles(whole_bits(rows * (read_bits / op.rows)), rate),
+            array=whole_bits(rows * (operations.total / op.rows) / lanes),
+            vector=np.zeros_like(rows),
+            store=transfer_cycles(whole_bits(rows * (out_bits / op.rows)), rate),
+        )
+
+    walk = walk_time([steps], costs_at, overlap_loads=room.double_buffered, overlap_stores=room.double_buffered)
+    sram_bits = read_bits + in_bits * passes + 2 * out_bits
+    energy = joules.energy_of(
+        sram_j=joules.buffer_energy(accelerator, 0, 0, sram_bits),
+        dram_j=joules.dram_energy(accelerator, read_bits + out_bits),
+        vector_j=joules.vector_energy(accelerator, operations),
+    )
+    return OpResult(
+        name=op.name,
+        kind=op.kind.value,
+        unit="vector",
+        repeat=op.repeat,
+        cycles=op.repeat * walk.cycles,
+        stall_cycles=op.repeat * walk.memory_stall,
+        vector_cycles=op.repeat * walk.array,
+        vector_busy_cycles=op.repeat * walk.array,
+        vector_operations=op.repeat * operations.total,
+        dram_busy_cycles=op.repeat * walk.dram,
+        first_load_cycles=walk.first_load,
+        dram_read_bits=op.repeat * read_bits,
+        dram_write_bits=op.repeat * out_bits,
+        compulsory_dram_bits=op.repeat * (in_bits + out_bits),
+        sram_bits=op.repeat * sram_bits,
+        energy=op.repeat * energy,
+        bound=bound_by(0, walk.dram, walk.array),
+        formats={"a": source.name, "out": result.name},
+    )
+
+
+def _bits(fmt: TensorFormat, op: Vector) -> int:
+    return fmt.storage_bits((op.rows, op.width))
