@@ -31,9 +31,10 @@ def _attention(config: DecoderConfig, *, queries: int, keys: int, batch: int, ca
         "causal": causal,
         "repeat": repeat,
     }
-    # The results of k_proj and v_proj are what the cache keeps (rope turns K on its way there).
+    # The results of k_proj and v_proj are what the cache keeps (rope turns K on its way there). Queries
+    # that no rope turns, and the attention's results, are encoded as the next product reads them.
     ops: list[Op] = [
-        _projection(config, "q_proj", rows),
+        _projection(config, "q_proj", rows, Role.ACTIVATION if config.position_rows else Role.OUTPUT),
         _projection(config, "k_proj", rows, Role.KV),
         _projection(config, "v_proj", rows, Role.KV),
     ]
@@ -47,7 +48,7 @@ def _attention(config: DecoderConfig, *, queries: int, keys: int, batch: int, ca
         *ops,
         Gemm(name="self_attn.scores", n=keys, k=width, a=Role.ACTIVATION, out=Role.OUTPUT, **shared),
         Vector(name="self_attn.softmax", kind=VectorKind.SOFTMAX, rows=softmax_rows, width=keys, repeat=repeat),
-        Gemm(name="self_attn.values", n=width, k=keys, a=Role.PROBABILITY, out=Role.OUTPUT, **shared),
+        Gemm(name="self_attn.values", n=width, k=keys, a=Role.PROBABILITY, out=Role.ACTIVATION, **shared),
         _projection(config, "o_proj" if config.family == "llama" else "out_proj", rows),
     ]
 

@@ -132,8 +132,8 @@ def test_llama_block_holds_every_operation_in_order() -> None:
         name="self_attn.scores", m=16, n=16, k=128, batch=64, b=Role.KV, b_sharing=4, causal=True, repeat=32
     )
     assert ops["self_attn.values"] == Gemm(
-        name="self_attn.values", m=16, n=128, k=16, batch=64, a=Role.PROBABILITY, b=Role.KV, b_sharing=4,
-        causal=True, repeat=32,
+        name="self_attn.values", m=16, n=128, k=16, batch=64, a=Role.PROBABILITY, b=Role.KV, out=Role.ACTIVATION,
+        b_sharing=4, causal=True, repeat=32,
     )  # fmt: skip
     assert ops["self_attn.softmax"] == Vector(
         name="self_attn.softmax", kind=VectorKind.SOFTMAX, rows=2 * 32 * 16, width=16, repeat=32
@@ -163,6 +163,13 @@ def test_opt_block_holds_every_operation_in_order() -> None:
 def test_results_of_key_and_value_projections_belong_to_the_cache() -> None:
     roles = {g.name: g.out for g in load_workload("opt-6.7b").gemms}
     assert {n for n, role in roles.items() if role is Role.KV} == {"self_attn.k_proj", "self_attn.v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded"), [("opt-6.7b", {"self_attn.q_proj", "self_attn.values"}), ("llama-3-8b", {"self_attn.values"})]
+)
+def test_results_that_the_next_product_reads_are_activations(name: str, encoded: set[str]) -> None:
+    assert {g.name for g in load_workload(name).gemms if g.out is Role.ACTIVATION} == encoded
 
 
 def test_batched_decode_shares_projections_but_not_attention() -> None:
