@@ -59,7 +59,7 @@ VARIANTS = {"tiny": Variant(), "tiny-outlier": Variant(outlier_channels=(23, 71,
 class Schedule:
     """Optimisation settings: AdamW, linear warm-up, cosine decay to 5 % of the peak rate."""
 
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 16
     context: int = 256
     warmup: int = 60
