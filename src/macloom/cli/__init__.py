@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help, the version or the error
         return stop.code if isinstance(stop.code, int) else 2
     console = Console(json=options.json, verbosity=options.verbosity, seed=options.seed)
+    begun = time.perf_counter()
     try:
         options.run(options, console)
         sys.stdout.flush()
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         advice = "" if options.verbosity > 0 else " (-v shows where)"
         return _fail(1, f"macloom failed: {type(error).__name__}: {error}{advice}", options.verbosity)
+    console.note(f"took {time.perf_counter() - begun:.1f} s", detail=True)
     return 0
 
 

@@ -73,10 +73,22 @@ def _add_common(parser: argparse.ArgumentParser, *, verb: bool) -> None:
     )
     loud = common.add_mutually_exclusive_group()
     loud.add_argument(
-        "-q", "--quiet", dest="verbosity", action="store_const", const=-1, default=default(0), help="no notes on stderr"
+        "-q",
+        "--quiet",
+        dest="verbosity",
+        action="store_const",
+        const=-1,
+        default=default(0),
+        help="no notes and no progress on stderr",
     )
     loud.add_argument(
-        "-v", "--verbose", dest="verbosity", action="store_const", const=1, default=default(0), help="more notes"
+        "-v",
+        "--verbose",
+        dest="verbosity",
+        action="store_const",
+        const=1,
+        default=default(0),
+        help="also say how long it took, and where a failure came from",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from macloom import __version__
 from macloom._files import write_atomically
+from macloom._noise import sqnr_db
 from macloom.cli.console import Console
 from macloom.errors import MacloomError
 
@@ -86,11 +87,7 @@ def quantization_error(x: np.ndarray, values: np.ndarray) -> dict[str, float]:
     signal = x.astype(np.float64)
     noise = values.astype(np.float64) - signal
     power, error = float(np.mean(signal**2)), float(np.mean(noise**2))
-    if error == 0:
-        sqnr = math.inf
-    else:
-        sqnr = 10 * math.log10(power / error) if power else -math.inf
-    return {"sqnr_db": sqnr, "mse": error, "max_error": float(np.max(np.abs(noise)))}
+    return {"sqnr_db": sqnr_db(power, error), "mse": error, "max_error": float(np.max(np.abs(noise)))}
 
 
 def _decibels(value: float) -> str:

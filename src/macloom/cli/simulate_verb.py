@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from macloom.units import format_quantity
 from macloom.workloads import load_recipe, load_workload
 
 if TYPE_CHECKING:
-    from macloom.explore.result import Run
+    from macloom.explore.records import Run
     from macloom.sim import Result
 
 
@@ -46,7 +47,7 @@ def run(options: Namespace, console: Console) -> None:
         }
         for path in _write(options.out, configuration, data, result, record):
             console.note(f"wrote {path}")
-    console.emit(data, lambda: _show(record, console))
+    console.emit(data, lambda: _show(record, workload.details, console))
 
 
 def _write(
@@ -61,23 +62,24 @@ def _write(
         directory,
         {
             "config.toml": dump_toml(configuration),
-            "ops.csv": ops_csv([record]),
+            "ops.csv": ops_csv([result]),
             "trace.json": trace_json(trace_of({name: result}, {"version": __version__})),
             "result.json": json.dumps(jsonable(data), indent=1, allow_nan=False) + "\n",
         },
     )
 
 
-def _show(record: Run, console: Console) -> None:
+def _show(record: Run, details: Mapping[str, Any], console: Console) -> None:
+    from macloom.explore.records import ENERGY_PARTS
     from macloom.explore.report import operations_table
-    from macloom.explore.result import ENERGY_PARTS
     from macloom.explore.text_table import print_table
 
     parts = ", ".join(f"{ENERGY_PARTS[part]} {format_quantity(joules, 'J')}" for part, joules in record.energy.items())
+    setting = ", ".join(f"{name} {details[name]}" for name in ("sequence", "context", "batch") if name in details)
     bandwidth = record.dram_bits / record.seconds
     console.lines(
         [
-            ("workload", f"{record.workload}, {record.phase} of {record.tokens} tokens"),
+            ("workload", f"{record.workload}, {record.phase}, {setting}"),
             ("recipe", record.format),
             ("accelerator", record.accelerator),
             ("cycles", f"{record.cycles:,}"),

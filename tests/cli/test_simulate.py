@@ -1,0 +1,137 @@
+"""`macloom simulate`: every option, the files, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import macloom
+from macloom.cli import main
+
+Capture = pytest.CaptureFixture[str]
+RunJson = Callable[..., Any]
+Fail = Callable[..., str]
+COMMAND = {"--workload": "tiny", "--accelerator": "olive-sa", "--recipe": "ovp4"}
+
+
+def words(**changes: str) -> list[str]:
+    """Return the command line with some options changed or added."""
+    given = COMMAND | {f"--{name}": value for name, value in changes.items()}
+    return ["simulate", *(word for pair in given.items() for word in pair)]
+
+
+def test_prefill_is_what_simulate_gives(run_json: RunJson) -> None:
+    shown = run_json(*words(sequence="96", batch="2", seed="4"))
+    workload = macloom.load_workload("tiny", sequence=96, batch=2)
+    result = macloom.simulate(workload, macloom.load_accelerator("olive-sa"), recipe="ovp4")
+    assert shown["totals"]["cycles"] == result.cycles
+    assert shown["totals"]["energy_j"] == result.energy_j
+    assert len(shown["ops"]) == len(result.ops)
+    assert (shown["seed"], shown["version"]) == (4, macloom.__version__)
+
+
+def test_decode_takes_a_context(run_json: RunJson) -> None:
+    short = run_json(*words(phase="decode", context="64"))
+    long = run_json(*words(phase="decode", context="512"))
+    assert short["phase"] == long["phase"] == "decode"
+    assert short["totals"]["macs"] < long["totals"]["macs"]
+
+
+def test_dataflow_replaces_the_accelerator_s_own(run_json: RunJson) -> None:
+    cycles = {flow: run_json(*words(sequence="64", dataflow=flow))["totals"]["cycles"] for flow in ("os", "ws", "is")}
+    assert cycles["os"] == run_json(*words(sequence="64"))["totals"]["cycles"]
+    assert len(set(cycles.values())) > 1
+
+
+def test_prints_totals_and_operations(capsys: Capture) -> None:
+    assert main(words(sequence="64")) == 0
+    captured = capsys.readouterr()
+    result = macloom.simulate(
+        macloom.load_workload("tiny", sequence=64), macloom.load_accelerator("olive-sa"), recipe="ovp4"
+    )
+    assert f"cycles            {result.cycles:,}\n" in captured.out
+    for op in result.ops:
+        assert f"\n{op.name} " in captured.out
+    assert captured.err == "simulating tiny in ovp4 on olive-sa\n"
+
+
+def test_out_writes_the_files(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "runs" / "mine"
+    assert main(words(sequence="64", out=str(out))) == 0
+    names = ["config.toml", "ops.csv", "trace.json", "result.json"]
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("wrote")] == [
+        f"wrote {out / name}" for name in names
+    ]
+    assert sorted(p.name for p in out.iterdir()) == sorted(names)
+    assert [p.name for p in out.parent.iterdir()] == ["mine"]
+    result = json.loads((out / "result.json").read_text())
+    rows = list(csv.DictReader((out / "ops.csv").read_text().splitlines()))
+    assert sum(int(row["cycles"]) for row in rows) == result["totals"]["cycles"]
+    configuration = tomllib.loads((out / "config.toml").read_text())
+    assert configuration["accelerator"]["array"]["rows"] == 64
+    assert configuration["recipe"]["weight"] == "ovp4"
+    assert configuration["workload"]["sequence"] == 64
+    trace = json.loads((out / "trace.json").read_text())
+    ends = [e["ts"] + e["dur"] for e in trace["traceEvents"] if e["ph"] == "X"]
+    assert 0 < max(ends) <= result["totals"]["cycles"]
+
+
+def test_accelerator_and_recipe_files(run_json: RunJson, capsys: Capture, tmp_path: Path) -> None:
+    assert main(["show", "olive-sa"]) == 0
+    machine, recipe = tmp_path / "mine.toml", tmp_path / "recipe.toml"
+    machine.write_text(capsys.readouterr().out.replace("rows = 64", "rows = 16"))
+    recipe.write_text('format = "ovp4"\nkv = "int4"\n')
+    small = run_json(*words(sequence="64", accelerator=str(machine), recipe=str(recipe)))
+    assert small["accelerator"]["array"]["rows"] == 16
+    assert small["recipe"]["kv"] == "int4"
+    assert small["totals"]["peak_macs_per_s"] * 4 == run_json(*words(sequence="64"))["totals"]["peak_macs_per_s"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workload": "opt-6.7"}, "did you mean 'opt-6.7b'"),
+        ({"workload": "no/where"}, "no/where"),
+        ({"accelerator": "oliv-sa"}, "error: accelerator: unknown name 'oliv-sa'; did you mean 'olive-sa'"),
+        ({"accelerator": "none.toml"}, "error: none.toml: must be a TOML file; there is no such file"),
+        ({"recipe": "mxfp5"}, "error: recipe: format: unknown name 'mxfp5'; did you mean 'mxfp"),
+        ({"dataflow": "xs"}, "xs"),
+        ({"phase": "prefil"}, "error: --phase: unknown name 'prefil'; did you mean 'prefill'"),
+        ({"sequence": "0"}, "error: argument --sequence: must be a positive integer, not '0'"),
+        ({"batch": "-1"}, "error: argument --batch: must be a positive integer, not '-1'"),
+        ({"phase": "decode", "sequence": "8"}, "error: sequence: must not be given for decode"),
+        ({"context": "8"}, "error: context: must not be given for prefill"),
+        ({"sequence": "4096"}, "error: sequence: must be at most 1024"),
+        ({"accelerator": "int8-sa", "recipe": "fp16"}, "int8-sa"),
+    ],
+)
+def test_bad_input(fail: Fail, tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    out = tmp_path / "out"
+    assert message in fail(*words(**changes, out=str(out)))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rows = 64", "rows = 0", "arch.array.rows: must be a positive integer, not 0"),
+        ("rows = 64", "row = 64", "arch.array.row: unknown key; did you mean 'rows'"),
+        ("rows = 64", "rows = = 64", "must be valid TOML"),
+        ('clock = "500 MHz"', 'clock = "500 MB"', "arch.clock: must be"),
+    ],
+)
+def test_bad_accelerator_file(fail: Fail, capsys: Capture, tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert main(["show", "olive-sa"]) == 0
+    path = tmp_path / "mine.toml"
+    text = capsys.readouterr().out
+    assert old in text
+    path.write_text(text.replace(old, new))
+    line = fail(*words(accelerator=str(path)))
+    assert message in line
+    assert str(path) in line
