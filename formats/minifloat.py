@@ -84,13 +84,10 @@ class FloatFormat(ElementFormat):
 
     @cached_property
     def operand(self) -> OperandClass:
-        if self.bits <= MAX_TABLE_BITS:
-            return super().operand
-        binades = self.max_exponent - self.unit_exponent
         return OperandClass(
             significand_bits=self.mantissa_bits + 2,
             exponent_bits=(self.max_exponent - self.min_exponent).bit_length(),
-            integer_bits=binades + 2,
+            integer_bits=1 + self.units[2].bit_length(),
         )
 
     @cached_property
