@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from macloom.errors import MacloomError
 from macloom.workloads.lm.checkpoint import save_checkpoint
 from macloom.workloads.lm.data import Text, stdlib_text
 from macloom.workloads.lm.model import LlamaConfig, forward
@@ -118,6 +119,7 @@ class Trainer:
         )
         self.step = 0
         self.losses: list[float] = []
+        self._run = json.dumps([asdict(variant), asdict(schedule), text.sha256])
 
     def loss(self, tokens: Tensor) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16):
@@ -145,7 +147,7 @@ class Trainer:
         for name, tensor in self.parameters.items():
             for key, value in self.optimizer.state[tensor].items():
                 tensors[f"{key}/{name}"] = value
-        metadata = {"step": str(self.step), "losses": json.dumps(self.losses)}
+        metadata = {"step": str(self.step), "losses": json.dumps(self.losses), "run": self._run}
         temporary = path.with_suffix(".partial")
         save_file(tensors, temporary, metadata)
         temporary.replace(path)
@@ -153,6 +155,10 @@ class Trainer:
     def load_state(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
+            if metadata.get("run") != self._run:
+                raise MacloomError(
+                    f"{path}: is the state of another variant, seed or schedule; move it away to start afresh"
+                )
             self.step, self.losses = int(metadata["step"]), json.loads(metadata["losses"])
             for name, tensor in self.parameters.items():
                 tensor.data.copy_(file.get_tensor(name))

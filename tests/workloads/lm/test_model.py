@@ -106,7 +106,7 @@ def test_attention_by_hand() -> None:
     ("change", "message"),
     [
         ({"hidden_size": 0}, "config.hidden_size: must be a positive integer, not 0"),
-        ({"num_attention_heads": 5}, "config.num_attention_heads: must divide hidden_size 32, not 5"),
+        ({"num_attention_heads": 5}, "config.num_attention_heads: must divide the hidden_size 32, not 5"),
         ({"num_key_value_heads": 3}, "config.num_key_value_heads: must divide num_attention_heads 4, not 3"),
     ],
 )

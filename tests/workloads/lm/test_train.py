@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from macloom.errors import MacloomError
 from macloom.workloads.lm import train
 from macloom.workloads.lm.checkpoint import load_model
 from macloom.workloads.lm.data import Text
@@ -39,6 +40,13 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path: Path, small: L
     for name, tensor in whole.parameters.items():
         assert torch.equal(tensor, second.parameters[name]), name
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_the_state_of_another_run_is_refused(tmp_path: Path, small: LlamaConfig) -> None:
+    trainer(small).save_state(tmp_path / "state.safetensors")
+    other = Trainer(OUTLIERS, Schedule(steps=3, seed=1), small, trainer(small).text, "cpu")
+    with pytest.raises(MacloomError, match="is the state of another variant, seed or schedule; move it away"):
+        other.load_state(tmp_path / "state.safetensors")
 
 
 def test_training_learns(small: LlamaConfig) -> None:
