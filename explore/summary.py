@@ -137,8 +137,16 @@ def _places(result: DemoResult) -> Pillar:
     return Column(title="on", group=result.cost_workload(), left=True), tuple(cells)
 
 
+def _usable(result: DemoResult) -> list[bool]:
+    """Say of each format whether it is below the baseline's width and stays accurate on every model."""
+    return [
+        low and all(_loss(result, f.name, m) <= USABLE for m in result.models)
+        for low, f in zip(_low_bits(result), result.formats, strict=True)
+    ]
+
+
 def _costs(result: DemoResult) -> list[Pillar]:
-    eligible = [low and not result.collapsed(f.name) for low, f in zip(_low_bits(result), result.formats, strict=True)]
+    eligible = _usable(result)
     pillars = [_places(result)]
     for phase, measures in COST.items():
         runs = [chosen_run(result, f.name, phase) for f in result.formats]
@@ -210,16 +218,32 @@ def _caption(result: DemoResult) -> tuple[str, ...]:
         f"{m.name} {significant(m.perplexity)} unquantized, {significant(m.zeroed_perplexity)} with its blocks zeroed"
         for m in result.models
     )
-    marks = [f"Bold: best of the column below {RANKED_BELOW_BITS:g} bits per weight."]
+    marks = [
+        f"Bold: best of the column below {RANKED_BELOW_BITS:g} bits per weight; for cost, among the formats within "
+        f"{USABLE:.0%} of the unquantized perplexity on every model."
+    ]
     if any(c.collapsed for c in result.accuracy):
         marks.append("†: collapsed, no better than the model with its blocks zeroed or than guessing; never ranked.")
     return (
         f"ppl: perplexity per byte of {text.name}, {text.windows} windows of {text.context} bytes; lower is better. "
         f"{anchors}.",
         "KL: divergence from the unquantized model per byte. top-1: bytes on which both models agree.",
+        *_search_note(result),
         f"{_setting(result)}, on the accelerator with the lowest energy-delay product in prefill.",
         " ".join(marks),
     )
+
+
+def _search_note(result: DemoResult) -> list[str]:
+    """Say how scales were chosen, if all recipes chose them alike."""
+    searches = [recipe.get("search", {}) for recipe in result.recipes.values()]
+    if not searches or any(search != searches[0] for search in searches) or "objective" not in searches[0]:
+        return []
+    objective, steps = searches[0]["objective"], searches[0]["steps"]
+    named = {"absmax": "the absolute maximum", "tensor_mse": "least squared error", "output_mse": "least output error"}
+    return [
+        f"Scales of every format: {named.get(objective, objective)}, the same {steps} candidates, calibration text."
+    ]
 
 
 def headline(result: DemoResult) -> tuple[str, ...]:
@@ -245,11 +269,7 @@ def _energy_finding(result: DemoResult) -> list[str]:
     workload = result.cost_workload()
     baseline = max(result.formats, key=lambda f: f.weight_bits)
     base = chosen_run(result, baseline.name, "prefill")
-    usable = [
-        f.name
-        for f, low in zip(result.formats, _low_bits(result), strict=True)
-        if low and all(_loss(result, f.name, m) <= USABLE for m in result.models)
-    ]
+    usable = [f.name for f, is_usable in zip(result.formats, _usable(result), strict=True) if is_usable]
     runs = [run for name in usable if (run := chosen_run(result, name, "prefill")) is not None]
     if base is None or not runs:
         return []

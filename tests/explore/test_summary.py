@@ -49,6 +49,26 @@ def test_collapsed_cells_are_marked_and_never_best(result: DemoResult) -> None:
     assert _row(table, "ovp4")[energy].mark is Mark.BEST
 
 
+def test_a_cheap_format_that_loses_accuracy_is_not_best_in_cost(result: DemoResult) -> None:
+    worse = tuple(
+        replace(c, perplexity=1.5 * c.perplexity) if c.format == "ovp4" and c.perplexity else c for c in result.accuracy
+    )
+    table = summary_table(replace(result, accuracy=worse))
+    energy = _column(table, "opt-6.7b", "prefill", "J")
+    assert _row(table, "ovp4")[energy].mark is Mark.PLAIN
+    assert _row(table, "ovp4:normal=flint4")[energy].mark is Mark.BEST
+    assert "within 10% of the unquantized perplexity on every model" in table.caption[-1]
+
+
+def test_the_scale_search_is_stated_if_it_is_the_same(result: DemoResult) -> None:
+    search = {"search": {"objective": "tensor_mse", "steps": 24}}
+    alike = replace(result, recipes={f.name: search for f in result.formats})
+    line = "Scales of every format: least squared error, the same 24 candidates, calibration text."
+    assert line in summary_table(alike).caption
+    other = {**alike.recipes, "int4": {"search": {"objective": "absmax", "steps": 1}}}
+    assert line not in summary_table(replace(alike, recipes=other)).caption
+
+
 def test_the_16_bit_baseline_is_not_ranked(result: DemoResult) -> None:
     table = summary_table(result)
     assert all(cell.mark is not Mark.BEST for cell in _row(table, "fp16"))
