@@ -22,7 +22,9 @@ print(f"product {product.shape}, {product.dtype}")
 # 3. What a model costs on a machine.
 workload = macloom.load_workload("opt-6.7b", phase="decode", context=2048)
 result = macloom.simulate(workload, "olive-sa", recipe="ovp4")
-print(f"OPT-6.7B, one token: {result.seconds * 1e3:.1f} ms, {result.energy_j * 1e3:.1f} mJ on {result.accelerator.name}")
+print(
+    f"OPT-6.7B, one token: {result.seconds * 1e3:.1f} ms, {result.energy_j * 1e3:.1f} mJ on {result.accelerator.name}"
+)
 
 # 4. What the format does to a model's accuracy.
 accuracy = macloom.evaluate("tiny-outlier", recipe="ovp4", windows=4)

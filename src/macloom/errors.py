@@ -25,7 +25,7 @@ def unknown(path: str, name: object, known: Iterable[str], hint: str = "") -> Ma
     """Build the error for a name that is not in a closed set, with the nearest names or all of them.
 
     >>> print(unknown("format", "int44", ["int4", "int8", "mxfp4"], "macloom list formats"))
-    format: unknown name 'int44'; did you mean 'int4'? (macloom list formats)
+    format: unknown name 'int44'; did you mean 'int4', 'int8'? (macloom list formats)
     """
     known = sorted(known)
     close = nearest(str(name), known)
