@@ -1,4 +1,4 @@
-"""Rebuild the README's output and picture from a run of the demo: `python examples/readme.py`."""
+"""Rebuild the README's output and picture from a run of the demo: `python docs/rebuild_readme.py`."""
 
 import os
 import re
