@@ -5,7 +5,8 @@ stored. `get_format` finds a tensor format by name. Records are plain frozen dat
 format of your own needs no registration.
 """
 
-import macloom.formats.catalog  # noqa: F401 - registers the named formats
+import macloom.formats.catalog
+import macloom.formats.ovp_options  # noqa: F401 - registers outlier-victim pairs
 from macloom.formats.abfloat import AbFloat
 from macloom.formats.accumulator import (
     Accumulator,
@@ -16,25 +17,75 @@ from macloom.formats.accumulator import (
     default_accumulator,
     get_accumulator,
 )
+from macloom.formats.adaptivfloat import AdaptivFloat, AdaptivScaled
+from macloom.formats.affine import Affine
+from macloom.formats.biscaled import BiScaled
+from macloom.formats.bitstack import BitStack
 from macloom.formats.block import Block, ScaleRule
+from macloom.formats.codebook import BlockwiseCodebook, Codebook, fit_codebook
+from macloom.formats.decoded import DecodedFormat
+from macloom.formats.dense_sparse import DenseSparse
+from macloom.formats.dfp import DynamicFixedPoint
+from macloom.formats.dgq import DualGrained
+from macloom.formats.double_rounding import DoubleRounding
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.flint import Flint
 from macloom.formats.gemm import GemmReport, gemm
+from macloom.formats.gobo import Gobo
 from macloom.formats.grammar import format_entry, get_format, list_formats
+from macloom.formats.hifloat8 import HiFloat8
 from macloom.formats.integer import IntFormat
+from macloom.formats.kvquant import KVQuant
+from macloom.formats.kvquant_catalog import rotate
+from macloom.formats.llm_fp4 import SearchedFloat
+from macloom.formats.llm_int8 import LlmInt8
+from macloom.formats.logarithmic import LogFormat, UnitLog
 from macloom.formats.minifloat import FloatFormat, Specials
-from macloom.formats.ovp import Ovp
-from macloom.formats.policy import Overflow, Rounding
+from macloom.formats.olaccel import OutlierMode
+from macloom.formats.ovp import Assign, Ovp
+from macloom.formats.ovp_adaptive import AdaptiveOvp
+from macloom.formats.ovp_upstream import OvpUpstream
+from macloom.formats.pair_permutation import pair_permutation, shared_pairs
+from macloom.formats.policy import NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
+from macloom.formats.posit import Posit
+from macloom.formats.power import AdditivePowerOfTwo, PowerOfTwo
+from macloom.formats.preshift import PreShifted
 from macloom.formats.reference import encode_reference
+from macloom.formats.reparam import KSort, Merge, Rope, k_sort, merge_channels, merge_scales
+from macloom.formats.scale_storage import DoubleQuantizedScale, IntegerScale, PowerOfTwoScale
 from macloom.formats.scaled import Scaled
 from macloom.formats.scales import Grain, Granularity
-from macloom.formats.tensor import Encoded, Operand, TensorFormat
+from macloom.formats.sparse import Layout, SparseStore
+from macloom.formats.squeezellm import SqueezeLLM
+from macloom.formats.statistic import Statistic, StatisticScaled
+from macloom.formats.tan import TanFormat
+from macloom.formats.tensor import Encoded, Operand, SparseMatrix, TensorFormat
+from macloom.formats.ternary import Binary, Ternary
 from macloom.formats.threads import set_threads
+from macloom.formats.twinlog import TwinLog
+from macloom.formats.vector_codebook import VectorCodebook
 
 __all__ = [
     "AbFloat",
     "Accumulator",
+    "AdaptivFloat",
+    "AdaptivScaled",
+    "AdaptiveOvp",
+    "AdditivePowerOfTwo",
+    "Affine",
+    "Assign",
+    "BiScaled",
+    "Binary",
+    "BitStack",
     "Block",
+    "BlockwiseCodebook",
+    "Codebook",
+    "DecodedFormat",
+    "DenseSparse",
+    "DoubleQuantizedScale",
+    "DoubleRounding",
+    "DualGrained",
+    "DynamicFixedPoint",
     "ElementFormat",
     "Encoded",
     "ExactAccumulator",
@@ -42,26 +93,63 @@ __all__ = [
     "FloatAccumulator",
     "FloatFormat",
     "GemmReport",
+    "Gobo",
     "Grain",
     "Granularity",
+    "HiFloat8",
     "IntFormat",
     "IntegerAccumulator",
     "IntegerOverflow",
+    "IntegerScale",
+    "KSort",
+    "KVQuant",
+    "Layout",
+    "LlmInt8",
+    "LogFormat",
+    "Merge",
+    "NanPolicy",
     "Operand",
     "OperandClass",
+    "OutlierMode",
     "Overflow",
     "Ovp",
+    "OvpUpstream",
+    "Policy",
+    "Posit",
+    "PowerOfTwo",
+    "PowerOfTwoScale",
+    "PreShifted",
+    "Rope",
     "Rounding",
     "ScaleRule",
     "Scaled",
+    "SearchedFloat",
+    "SparseMatrix",
+    "SparseStore",
     "Specials",
+    "SqueezeLLM",
+    "Statistic",
+    "StatisticScaled",
+    "TanFormat",
     "TensorFormat",
+    "Ternary",
+    "TwinLog",
+    "UnitLog",
+    "VectorCodebook",
+    "ZeroPolicy",
     "default_accumulator",
     "encode_reference",
+    "fit_codebook",
     "format_entry",
     "gemm",
     "get_accumulator",
     "get_format",
+    "k_sort",
     "list_formats",
+    "merge_channels",
+    "merge_scales",
+    "pair_permutation",
+    "rotate",
     "set_threads",
+    "shared_pairs",
 ]

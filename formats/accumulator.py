@@ -8,6 +8,9 @@ from enum import StrEnum
 from macloom.errors import MacloomError, unknown
 from macloom.formats.tensor import TensorFormat
 
+# Formats of a wider range than this have no table of integer units (`ElementFormat.units`).
+WIDEST_UNIT = 1 << 120
+
 
 class IntegerOverflow(StrEnum):
     """What an integer accumulator does with a sum that it cannot hold."""
@@ -81,8 +84,10 @@ def default_accumulator(a: TensorFormat, b: TensorFormat) -> Accumulator:
     """Return the accumulator that hardware for these operands has.
 
     A 32-bit integer register wherever one product fits it; otherwise an exact one inside scale blocks
-    (OCP MX leaves the precision there to the implementation) and a float32 one elsewhere.
+    (OCP MX leaves the precision there to the implementation) and a float32 one elsewhere, or where an
+    operand's range is too wide for integers (float32, bfloat16).
     """
     if a.max_unit * b.max_unit < 1 << 31:
         return IntegerAccumulator()
-    return ExactAccumulator() if a.block or b.block else FloatAccumulator()
+    narrow = max(a.max_unit, b.max_unit) < WIDEST_UNIT
+    return ExactAccumulator() if narrow and (a.block or b.block) else FloatAccumulator()

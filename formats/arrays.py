@@ -26,7 +26,26 @@ def as_float32(x: Any, what: str = "tensor") -> np.ndarray:
         raise MacloomError(f"{what}: must hold real numbers, not {array.dtype}")
     if array.size == 0:
         raise MacloomError(f"{what}: must hold at least one element, not shape {array.shape}")
-    return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity, which formats refuse
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+
+
+def clip_share(clip: float | None) -> np.float32:
+    """Return the share of the largest magnitude that lands on the largest normal value, 1 unless given.
+
+    Raises:
+        MacloomError: it is not a positive number.
+    """
+    if clip is not None and not 0 < clip < float("inf"):
+        raise MacloomError(f"clip: must be positive and finite, not {clip!r}")
+    return np.float32(1 if clip is None else clip)
+
+
+def largest_factor(value: float) -> np.float32:
+    """Return the largest float32 whose product with `value` is finite."""
+    limit = float(np.finfo(np.float32).max)
+    factor = np.float32(min(limit / value, limit))
+    return factor if float(factor) * value <= limit else np.nextafter(factor, np.float32(0))
 
 
 def rows_of(x: np.ndarray) -> np.ndarray:

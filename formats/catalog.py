@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from enum import StrEnum
 
-from macloom.errors import unknown
-from macloom.formats.abfloat import AbFloat
+from macloom.errors import MacloomError
 from macloom.formats.block import Block, ScaleRule
+from macloom.formats.codebook import Mode
 from macloom.formats.element import ElementFormat
 from macloom.formats.flint import Flint
 from macloom.formats.grammar import (
@@ -14,14 +14,12 @@ from macloom.formats.grammar import (
     Builder,
     Entry,
     Options,
-    granularity_option,
+    choice_option,
     integer_option,
-    scale_option,
     scaled,
 )
 from macloom.formats.integer import IntFormat
 from macloom.formats.minifloat import BF16, FP16, FP32, FloatFormat, Specials
-from macloom.formats.ovp import Ovp
 from macloom.formats.scales import Grain
 from macloom.formats.tensor import TensorFormat
 
@@ -50,33 +48,43 @@ FLOATS = {
 }
 
 
-def _block(element: ElementFormat, size_of_name: int, two_level: bool = False) -> Builder:
+class Mantissas(StrEnum):
+    """Which end of the two's complement range block floating point uses besides the other."""
+
+    SYMMETRIC = "symmetric"
+    ASYMMETRIC = "asymmetric"
+
+
+def _block(element: ElementFormat, size_of_name: int) -> Builder:
     def build(name: str, options: Options) -> TensorFormat:
-        rule = options.get("rule", "floor")
-        rules = [r.value for r in ScaleRule]
-        if rule not in rules:
-            raise unknown("format option rule", rule, rules)
-        size = integer_option(options, "block", size_of_name)
-        return Block(name=name, element=element, size=size, rule=ScaleRule(rule), two_level=two_level)
+        rule = choice_option(options, "rule", *ScaleRule)
+        return Block(name=name, element=element, size=integer_option(options, "block", size_of_name), rule=rule)
 
     return build
 
 
-def _ovp(normals: Mapping[str, tuple[ElementFormat, AbFloat]], default: str) -> Builder:
+def _bfp(width: int, size_of_name: int) -> Builder:
     def build(name: str, options: Options) -> TensorFormat:
-        normal = options.get("normal", default)
-        if normal not in normals:
-            raise unknown("format option normal", normal, normals)
-        granularity = granularity_option(options, Grain.TENSOR)
-        return Ovp(
-            name=name,
-            normal=normals[normal][0],
-            outlier=normals[normal][1],
-            granularity=granularity,
-            scale_format=scale_option(options, granularity),
-        )
+        mantissas = choice_option(options, "mantissa", *Mantissas)
+        symmetric = mantissas is Mantissas.SYMMETRIC
+        element = IntFormat(width=width, fraction_bits=width - 2, symmetric=symmetric)
+        return _block(element, size_of_name)(name, options)
 
     return build
+
+
+def _nvfp4(name: str, options: Options) -> TensorFormat:
+    levels = integer_option(options, "levels", 2)
+    if levels not in (1, 2):
+        raise MacloomError(f"format option levels: must be 1 or 2, not {levels}")
+    return Block(
+        name=name,
+        element=FLOATS["fp4_e2m1"],
+        size=integer_option(options, "block", 16),
+        two_level=levels == 2,
+        float_scale=levels == 1,
+        reciprocal=choice_option(options, "mode", *Mode) is Mode.UPSTREAM,
+    )
 
 
 def _fill() -> None:
@@ -108,47 +116,35 @@ def _fill() -> None:
         Entry(
             summary="blocks of 16 fp4_e2m1 with an E4M3 scale and a float32 scale per tensor",
             source="NVIDIA Blackwell; definition as in torchao",
-            build=_block(FLOATS["fp4_e2m1"], 16, two_level=True),
-            keys=("block",),
+            build=_nvfp4,
+            keys=("block", "levels", "mode"),
         ),
     )
-    for width in (4, 6, 8):
-        element = IntFormat(width=width, fraction_bits=width - 2)
+    bfp = {f"bfp{width}": (width, 32) for width in (4, 6, 8)}
+    # d-Matrix's names count the shared exponent: BFP12 = BFP[4|8].
+    bfp |= {f"bfp{width + 8}": (width, 64) for width in (4, 8, 16)}
+    for name, (width, size) in bfp.items():
         CATALOG.add(
-            f"bfp{width}",
+            name,
             Entry(
-                summary=f"block floating point: {width}-bit signed mantissas share an 8-bit exponent",
+                summary=f"block floating point: {width}-bit signed mantissas, {size} of them share an 8-bit exponent",
                 source="definition as in d-Matrix dmx-compressor",
-                build=_block(element, 32),
+                build=_bfp(width, size),
+                keys=("block", "rule", "mantissa"),
+            ),
+        )
+    for bits, name in {3: "msfp12", 7: "msfp16"}.items():
+        # Sign and magnitude without a hidden bit: a float with one exponent bit has just these values.
+        magnitude = _float(f"sm{bits + 1}", 1, bits - 1, Specials.NONE, 1)
+        CATALOG.add(
+            name,
+            Entry(
+                summary=f"block floating point: sign and {bits} magnitude bits, 16 of them share an 8-bit exponent",
+                source="Darvish Rouhani et al., Microsoft Floating Point, NeurIPS 2020; a reconstruction",
+                build=_block(magnitude, 16),
                 keys=("block", "rule"),
             ),
         )
-    olive = "Guo et al., OliVe, ISCA 2023"
-    pairs = {
-        "int4": (IntFormat(width=4), AbFloat(exponent_bits=2, mantissa_bits=1, bias=2)),
-        "flint4": (Flint(width=4), AbFloat(exponent_bits=2, mantissa_bits=1, bias=3)),
-    }
-    CATALOG.add(
-        "ovp4",
-        Entry(
-            summary="4-bit outlier-victim pairs: int4 (or flint4) with abfloat E2M1 outliers",
-            source=olive,
-            build=_ovp(pairs, "int4"),
-            keys=("normal",),
-            words=True,
-        ),
-    )
-    wide = {"int8": (IntFormat(width=8), AbFloat(exponent_bits=4, mantissa_bits=3, bias=4, limit=1 << 15))}
-    CATALOG.add(
-        "ovp8",
-        Entry(
-            summary="8-bit outlier-victim pairs: int8 with abfloat E4M3 outliers of bias 4, at most 2**15",
-            source=f"{olive}; bias and limit are a reconstruction",
-            build=_ovp(wide, "int8"),
-            keys=("normal",),
-            words=True,
-        ),
-    )
 
 
 _fill()

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.policy import Overflow, Rounding
+from macloom.formats.policy import NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 
 MAX_TABLE_BITS = 16
 
@@ -43,6 +43,20 @@ class OperandClass:
         )
 
 
+def prefer_upper_on_tie(lower: float, upper: float, lower_code: int, upper_code: int) -> bool:
+    """Say whether a tie between neighbouring values goes up: to the even code, else to the rounder value."""
+    if lower_code % 2 != upper_code % 2:
+        return upper_code % 2 == 0
+
+    def roundness(value: float) -> float:
+        numerator, denominator = value.as_integer_ratio()
+        return (numerator & -numerator).bit_length() - denominator.bit_length() if numerator else math.inf
+
+    if roundness(lower) != roundness(upper):
+        return roundness(upper) > roundness(lower)
+    return abs(upper) < abs(lower)
+
+
 class ElementFormat(ABC):
     """How one value is stored in `bits` bits.
 
@@ -68,6 +82,26 @@ class ElementFormat(ABC):
     def encodes(self, code: int) -> bool:
         """Say whether the encoder may produce this finite code."""
         return True
+
+    @property
+    def default_rounding(self) -> Rounding:
+        """The rounding that the format's definition asks for."""
+        return Rounding.NEAREST_EVEN
+
+    def decision(self, lower: int, upper: int) -> Fraction | float | None:
+        """Return where rounding to nearest passes from the code `lower` to `upper`, that of the next value.
+
+        None means halfway between the values. Formats that round on their code or in another domain
+        return their own point, exactly. An irrational point is replaced by a fraction between the two
+        float64 that enclose it, which no input equals and which parts all inputs as the point does.
+        """
+        return None
+
+    def tie_goes_up(self, lower: int, upper: int) -> bool:
+        """Say whether an input on that point takes `upper` when ties go to even."""
+        if lower % 2 != upper % 2:
+            return upper % 2 == 0
+        return prefer_upper_on_tie(self.value(lower), self.value(upper), lower, upper)
 
     @property
     def nan_code(self) -> int | None:
@@ -106,7 +140,7 @@ class ElementFormat(ABC):
     @cached_property
     def encodable(self) -> tuple[np.ndarray, np.ndarray]:
         """Values that the encoder may produce, ascending, and the code of each (zero once, as +0)."""
-        codes = np.array([c for c in range(1 << self.bits) if math.isfinite(self.value(c)) and self.encodes(c)])
+        codes = np.array([c for c in np.flatnonzero(np.isfinite(self.values)).tolist() if self.encodes(c)])
         values = self.values[codes]
         order = np.lexsort((codes, values))
         values, codes = values[order], codes[order]
@@ -184,31 +218,59 @@ class ElementFormat(ABC):
         return np.take(self.values, codes).astype(np.float32)
 
     def encode(
-        self, x: np.ndarray, rounding: Rounding = Rounding.NEAREST_EVEN, overflow: Overflow = Overflow.SATURATE
+        self,
+        x: np.ndarray,
+        rounding: Rounding | None = None,
+        overflow: Overflow = Overflow.SATURATE,
+        *,
+        nan: NanPolicy = NanPolicy.PROPAGATE,
+        zero: ZeroPolicy = ZeroPolicy.KEEP,
+        draw_bits: int = 8,
+        rng: np.random.Generator | None = None,
     ) -> np.ndarray:
         """Return the codes of `x` (any shape), without any scale.
 
-        A tie goes to the even code; where neighbouring codes have the same parity, to the value
-        that is the larger power of two's multiple. Infinities overflow as large finite values do.
+        `rounding` is the format's own unless given: nearest even for most. Then a tie goes to the even
+        code; where neighbouring codes have the same parity, to the larger power of two's multiple.
+        Infinities overflow as large finite values do. Stochastic rounding takes its draws of `draw_bits`
+        bits from `rng` in row-major order, one for each element (`Policy.draw`).
 
         Raises:
-            MacloomError: `x` holds NaN and the format has none, or the overflow policy asks for an
-                infinity or NaN that the format lacks.
+            MacloomError: `x` holds NaN and the format has none or the policy refuses it, or the policies
+                ask for what the format lacks.
         """
-        from macloom.formats.grid import encode_with_table
+        from macloom.formats.conversion import encode_under
 
-        return encode_with_table(self, np.asarray(x), Rounding(rounding), Overflow(overflow))
+        policy = Policy(
+            rounding=Rounding(rounding or self.default_rounding),
+            overflow=Overflow(overflow),
+            nan=NanPolicy(nan),
+            zero=ZeroPolicy(zero),
+            draw_bits=draw_bits,
+            rng=rng,
+        )
+        return encode_under(self, np.asarray(x), policy)
 
     def quantize(
-        self, x: np.ndarray, rounding: Rounding = Rounding.NEAREST_EVEN, overflow: Overflow = Overflow.SATURATE
+        self,
+        x: np.ndarray,
+        rounding: Rounding | None = None,
+        overflow: Overflow = Overflow.SATURATE,
+        *,
+        nan: NanPolicy = NanPolicy.PROPAGATE,
+        zero: ZeroPolicy = ZeroPolicy.KEEP,
+        draw_bits: int = 8,
+        rng: np.random.Generator | None = None,
     ) -> np.ndarray:
         """Return the representable float32 value for each element of `x`; equals `decode(encode(x))`."""
-        return self.decode(self.encode(x, rounding, overflow))
+        return self.decode(self.encode(x, rounding, overflow, nan=nan, zero=zero, draw_bits=draw_bits, rng=rng))
 
 
 @lru_cache(maxsize=256)
 def check_overflow_policy(element: ElementFormat, overflow: Overflow) -> None:
     """Raise if `element` has no code for what `overflow` asks."""
+    if overflow is Overflow.WRAP:
+        raise MacloomError(f"overflow: 'wrap' belongs to integers, not to format {element.name!r}; use 'saturate'")
     if overflow is Overflow.TO_INF and not element.infinity:
         raise MacloomError(f"overflow: format {element.name!r} has no infinity; use 'saturate' or 'to_nan'")
     if overflow is Overflow.TO_NAN and element.nan_code is None:

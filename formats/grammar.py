@@ -1,27 +1,35 @@
 """The grammar of format strings, NAME[:option,...], and the register of the names it knows.
 
 An option is a granularity word (`tensor`, `token`, `channel`, `row`, `none`) or `key=value`. Every
-entry says which keys it takes. The module that defines a family of formats registers its names.
+entry says which keys it takes; policies (`rounding=toward_zero`) go with every format that rounds
+elements one by one. The module that defines a family of formats registers its names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
+from typing import TypeVar
 
 from macloom._registry import Registry
 from macloom.errors import MacloomError, unknown
-from macloom.formats.element import ElementFormat
+from macloom.formats.block import Block
+from macloom.formats.element import MAX_TABLE_BITS, ElementFormat, check_overflow_policy
+from macloom.formats.integer import IntFormat
 from macloom.formats.minifloat import BF16, FP16, FP32, FloatFormat
+from macloom.formats.policy import DEFAULT_POLICY, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
+from macloom.formats.scale_storage import SCALE_STORAGES
 from macloom.formats.scaled import Scaled
-from macloom.formats.scales import Grain, Granularity
+from macloom.formats.scales import E4M3, E8M0, Grain, Granularity, ScaleFormat
 from macloom.formats.tensor import TensorFormat
 
 Options = Mapping[str, str]
 Builder = Callable[[str, Options], TensorFormat]
+C = TypeVar("C", bound=StrEnum)
 
-SCALE_FORMATS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
+SCALE_FORMATS = {"fp32": FP32, "fp16": FP16, "bf16": BF16, "e8m0": E8M0, "e4m3": E4M3}
 WORDS = {
     "none": Grain.NONE,
     "tensor": Grain.TENSOR,
@@ -29,6 +37,10 @@ WORDS = {
     "token": Grain.ROW,
     "channel": Grain.ROW,
 }
+
+
+# Options that any format takes whose elements are rounded one by one; see `macloom.formats.policy`.
+POLICY_KEYS = ("rounding", "overflow", "nan", "zero", "draw_bits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,27 @@ def integer_option(options: Options, key: str, default: int) -> int:
         raise MacloomError(f"format option {key}: must be an integer, not {text!r}") from None
 
 
+def as_choice(path: str, value: object, kind: type[C]) -> C:
+    """Return the member of an enumeration that `value` is or names.
+
+    Raises:
+        MacloomError: there is none.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise unknown(path, value, [choice.value for choice in kind]) from None
+
+
+def choice_option(options: Options, key: str, *choices: C) -> C:
+    """Return the one of `choices` that an option names, the first by default."""
+    text = options.get(key, choices[0].value)
+    for choice in choices:
+        if choice.value == text:
+            return choice
+    raise unknown(f"format option {key}", text, [c.value for c in choices])
+
+
 def granularity_option(options: Options, default: Grain) -> Granularity:
     """Return the granularity that the options name, or the default one."""
     chosen = [key for key in options if key in WORDS or key in ("group", "axis")]
@@ -89,8 +122,48 @@ def scale_option(options: Options, granularity: Granularity) -> FloatFormat:
     default = "fp16" if granularity.grain is Grain.GROUP else "fp32"
     name = options.get("scale", default)
     if name not in SCALE_FORMATS:
-        raise unknown("format option scale", name, SCALE_FORMATS)
+        raise unknown("format option scale", name, [*SCALE_FORMATS, *SCALE_STORAGES])
     return SCALE_FORMATS[name]
+
+
+def stored_scale_option(options: Options, granularity: Granularity) -> ScaleFormat:
+    """Return how scales are stored, which may be in two levels; otherwise as `scale_option`."""
+    storage = SCALE_STORAGES.get(options.get("scale", ""))
+    if storage is None:
+        return scale_option(options, granularity)
+    if storage.grouped and granularity.grain is not Grain.GROUP:
+        raise MacloomError(f"format option scale: {storage.name!r} stores the scales of groups; name 'group=N', too")
+    return storage
+
+
+def policy_option(options: Options) -> Policy:
+    """Return the policies that the options name, the default ones otherwise."""
+    rounding = options.get("rounding")
+    return Policy(
+        rounding=None if rounding is None else as_choice("format option rounding", rounding, Rounding),
+        overflow=choice_option(options, "overflow", *Overflow),
+        nan=choice_option(options, "nan", *NanPolicy),
+        zero=choice_option(options, "zero", *ZeroPolicy),
+        draw_bits=integer_option(options, "draw_bits", DEFAULT_POLICY.draw_bits),
+    )
+
+
+def under_policy(fmt: TensorFormat, options: Options) -> TensorFormat:
+    """Return a format under the policies that the options name.
+
+    Raises:
+        MacloomError: it takes none, or its elements do not know what they ask for.
+    """
+    policy = policy_option(options)
+    if not isinstance(fmt, Scaled | Block) or type(fmt)._encode not in (Scaled._encode, Block._encode):
+        raise MacloomError(
+            f"format {fmt.name!r}: takes no policies ({', '.join(options)}); its method rounds by itself"
+        )
+    if fmt.element.bits > MAX_TABLE_BITS:
+        raise MacloomError(f"format {fmt.name!r}: takes no policies ({', '.join(options)}); float32 is not rounded")
+    if policy.overflow is not Overflow.WRAP or not isinstance(fmt.element, IntFormat):
+        check_overflow_policy(fmt.element, policy.overflow)
+    return replace(fmt, policy=policy)
 
 
 def scaled(element: ElementFormat, default: Grain = Grain.TENSOR) -> Builder:
@@ -98,9 +171,8 @@ def scaled(element: ElementFormat, default: Grain = Grain.TENSOR) -> Builder:
 
     def build(name: str, options: Options) -> TensorFormat:
         granularity = granularity_option(options, default)
-        return Scaled(
-            name=name, element=element, granularity=granularity, scale_format=scale_option(options, granularity)
-        )
+        stored = stored_scale_option(options, granularity)
+        return Scaled(name=name, element=element, granularity=granularity, scale_format=stored)
 
     return build
 
@@ -120,7 +192,6 @@ def format_entry(text: str) -> Entry:
     return CATALOG.get(ALIASES.get(name, name))
 
 
-@lru_cache(maxsize=512)
 def get_format(text: str) -> TensorFormat:
     """Return the tensor format that a string names.
 
@@ -139,13 +210,18 @@ def get_format(text: str) -> TensorFormat:
     """
     if not isinstance(text, str):
         raise MacloomError(f"format: must be a string such as 'int4:group=128', not {type(text).__name__}")
-    name, _, rest = text.strip().partition(":")
-    name = ALIASES.get(name, name)
+    return _format_named(text)
+
+
+@lru_cache(maxsize=512)
+def _format_named(text: str) -> TensorFormat:
+    name, _, rest = text.partition(":")
+    name = ALIASES.get(name.strip(), name.strip())
     entry = CATALOG.get(name)
     options: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in rest.split(","))):
         key, equals, value = (s.strip() for s in part.partition("="))
-        if key not in entry.allowed:
+        if key not in (*entry.allowed, *POLICY_KEYS):
             raise unknown(f"format {name!r}, option", key, entry.allowed, f"macloom show {name}")
         if bool(equals) == (key in WORDS) or (equals and not value):
             written = key if key in WORDS else f"{key}=VALUE"
@@ -154,4 +230,6 @@ def get_format(text: str) -> TensorFormat:
             raise MacloomError(f"format {name!r}, option {key}: is given twice")
         options[key] = value
     canonical = ",".join(f"{k}={v}" if v else k for k, v in options.items())
-    return entry.build(f"{name}:{canonical}" if canonical else name, options)
+    policies = {key: options.pop(key) for key in POLICY_KEYS if key in options}
+    fmt = entry.build(f"{name}:{canonical}" if canonical else name, options)
+    return under_policy(fmt, policies) if policies else fmt

@@ -6,15 +6,17 @@ the same thresholds into a direct-mapped table over the leading bits of a float3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.element import ElementFormat, check_overflow_policy
+from macloom.formats.element import ElementFormat, check_overflow_policy, prefer_upper_on_tie
 from macloom.formats.policy import Overflow, Rounding
-from macloom.formats.reference import prefer_upper_on_tie
 
 # Widest direct-mapped table: sign, 8 exponent bits, 10 mantissa bits and a sticky bit.
 MAX_LOOKUP_MANTISSA_BITS = 10
@@ -28,9 +30,27 @@ class Grid:
     codes: np.ndarray
 
 
-def _above(value: float) -> float:
-    """The smallest float64 above `value`, so that `value` itself stays below the threshold."""
-    return float(np.nextafter(value, np.inf))
+def _at_least(point: Fraction) -> float:
+    """The smallest float64 that is not below `point`."""
+    value = float(point)
+    return float(np.nextafter(value, np.inf)) if Fraction(value) < point else value
+
+
+def _decisions(element: ElementFormat, values: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every pair of neighbours the smallest float64 not below, and above, the decision point."""
+    lower, upper = values[:-1], values[1:]
+    total = lower + upper
+    # The rounding error of the sum (Knuth, TAOCP 4.2.2, theorem B) tells which halves are not exact.
+    error = (lower - (total - (total - lower))) + (upper - (total - lower))
+    at, between = total / 2, np.zeros(len(total), bool)
+    for n, (a, b) in enumerate(pairwise(codes.tolist())):
+        point = element.decision(a, b)
+        if point is None and error[n]:
+            point = (Fraction(lower[n]) + Fraction(upper[n])) / 2
+        if point is not None:
+            at[n] = point if isinstance(point, float) else _at_least(Fraction(point))
+            between[n] = float(at[n]) > point
+    return at, np.where(between, at, np.nextafter(at, np.inf))
 
 
 @lru_cache(maxsize=256)
@@ -38,28 +58,38 @@ def grid_of(element: ElementFormat, rounding: Rounding, overflow: Overflow) -> G
     """Build the grid of an element format; zeros are resolved by the caller (signed zero)."""
     check_overflow_policy(element, overflow)
     values, codes = element.encodable
+    at, after = _decisions(element, values, codes)
+    up = [element.tie_goes_up(*pair) for pair in pairwise(codes.tolist())]
     if overflow is not Overflow.SATURATE and element.overflow_value is not None:
         past = element.overflow_value
+        middle = (values[-1] + past) / 2
+        up.append(codes[-1] % 2 == 1)
+        at, after = np.append(at, middle), np.append(after, np.nextafter(middle, np.inf))
         values, codes = np.append(values, past), np.append(codes, codes[-1] + 1)
         if values[0] < 0:
+            up.insert(0, codes[0] % 2 == 0)
+            at, after = np.insert(at, 0, -middle), np.insert(after, 0, np.nextafter(-middle, np.inf))
             values, codes = np.insert(values, 0, -past), np.insert(codes, 0, codes[0] + 1)
     lower, upper = values[:-1], values[1:]
-    middle = (lower + upper) / 2
+    above = np.nextafter(lower, np.inf)  # lower itself stays below this threshold
     match rounding:
         case Rounding.TOWARD_ZERO:
-            thresholds = np.where(lower >= 0, upper, [_above(v) for v in lower])
+            thresholds = np.where(lower >= 0, upper, above)
         case Rounding.TO_ODD:
-            thresholds = np.where(codes[1:] % 2 == 1, [_above(v) for v in lower], upper)
+            pairs = zip(pairwise(values.tolist()), pairwise(codes.tolist()), strict=True)
+            even_above = [prefer_upper_on_tie(*v, *c) for v, c in pairs]
+            thresholds = np.where(even_above, upper, above)
         case Rounding.NEAREST_AWAY:
-            thresholds = np.where(lower >= 0, middle, [_above(v) for v in middle])
+            thresholds = np.where(lower >= 0, at, after)
         case Rounding.NEAREST_EVEN:
-            neighbours = zip(lower, upper, codes[:-1].tolist(), codes[1:].tolist(), strict=True)
-            up = [prefer_upper_on_tie(*pair) for pair in neighbours]
-            thresholds = np.where(up, middle, [_above(v) for v in middle])
-    thresholds = np.where((lower < 0) & (upper > 0), middle, thresholds)  # a format without zero
+            thresholds = np.where(up, at, after)
+        case Rounding.STOCHASTIC:
+            raise MacloomError("rounding: 'stochastic' has no thresholds; encode with rng=")
+    thresholds = np.clip(thresholds, above, upper)  # a representable value keeps its code
+    thresholds = np.where((lower < 0) & (upper > 0), at, thresholds)  # a format without zero
     if overflow is not Overflow.SATURATE and element.overflow_value is not None:
         specials = {
-            Overflow.TO_INF: [int(np.flatnonzero(element.values == s)[0]) for s in (-np.inf, np.inf)]
+            Overflow.TO_INF: [int(np.argmax(element.values == s)) for s in (-np.inf, np.inf)]
             if element.infinity else None,
             Overflow.TO_NAN: [element.nan_code] * 2,
         }[overflow]  # fmt: skip
@@ -89,11 +119,15 @@ def encode_with_table(element: ElementFormat, x: np.ndarray, rounding: Rounding,
 
 @dataclass(frozen=True)
 class Lookup:
-    """A direct-mapped encoder: entry (bits(x) >> shift) << 1 | (any bit below set)."""
+    """A direct-mapped encoder: entry cell << 1 | later of the cell bits(x) >> shift of the leading bits of x.
+
+    `later` is whether any bit below is set or, with `limits`, whether bits(x) reaches the cell's limit.
+    """
 
     shift: int
     codes: np.ndarray
     values: np.ndarray
+    limits: np.ndarray | None = None
 
 
 def _mantissa_bits_needed(values: np.ndarray) -> int:
@@ -124,21 +158,65 @@ def lookup_of_thresholds(breakpoints: np.ndarray, encode: object, dtype: type) -
     return shift, table.reshape(-1)
 
 
+def _last_bits(threshold: float) -> int:
+    """Return the last float32 bit pattern, in ascending magnitude, on zero's side of a threshold."""
+    with np.errstate(over="ignore"):
+        nearest = np.float32(abs(threshold))
+    bits = int(nearest.view(np.uint32))
+    if threshold > 0:  # x takes the upper code from the threshold on
+        return bits - 1 if float(nearest) >= threshold else bits
+    return 0x80000000 + (bits if float(nearest) <= -threshold else bits - 1)
+
+
+def bounded_lookup(
+    thresholds: np.ndarray, encode: Callable[[np.ndarray], np.ndarray]
+) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """Tabulate `encode` (float64 array -> codes), constant between `thresholds` which may lie anywhere.
+
+    Returns (shift, codes, limits): a cell holds at most one threshold within, whose exact bit pattern
+    is the cell's limit. None where two thresholds are closer than the cells of the widest table.
+    """
+    firsts = np.unique(np.array([_last_bits(t) + 1 for t in thresholds.tolist()], np.uint32))
+    for mantissa_bits in range(MAX_LOOKUP_MANTISSA_BITS + 1):
+        shift = 23 - mantissa_bits
+        inner = firsts[(firsts & np.uint32((1 << shift) - 1)) != 0]
+        if len(np.unique(inner >> np.uint32(shift))) == len(inner):
+            break
+    else:
+        return None
+    cells = np.arange(1 << (9 + mantissa_bits), dtype=np.uint32) << np.uint32(shift)
+    limits = np.full(len(cells), 0xFFFFFFFF, np.uint32)
+    limits[inner >> np.uint32(shift)] = inner
+    edges = np.stack((cells, cells | np.uint32((1 << shift) - 1)), axis=1).view(np.float32)
+    safe = np.where(np.isfinite(edges), edges, np.copysign(np.finfo(np.float32).max, edges))
+    return shift, encode(safe.astype(np.float64)).reshape(-1), limits
+
+
 @lru_cache(maxsize=128)
-def lookup_table(element: ElementFormat, rounding: Rounding = Rounding.NEAREST_EVEN) -> Lookup | None:
+def lookup_table(element: ElementFormat, rounding: Rounding | None = None) -> Lookup | None:
     """Return the saturating lookup encoder of an element format of at most 8 bits, if one fits.
 
-    It is exact because every threshold is a float32 whose mantissa fits the index: all values of a
-    cell, the cell's own edge apart, lie between two thresholds.
+    Where every threshold is a float32 whose mantissa fits the index, all values of a cell, the cell's
+    own edge apart, lie between two thresholds; elsewhere cells have limits. Both are exact.
     """
     if element.bits > 8:
         return None
+    rounding = rounding or element.default_rounding
+
+    def encode(x: np.ndarray) -> np.ndarray:
+        return encode_with_table(element, x, rounding, Overflow.SATURATE)
+
     values, _ = element.encodable
+    thresholds = grid_of(element, rounding, Overflow.SATURATE).thresholds
     breakpoints = np.concatenate((values, (values[:-1] + values[1:]) / 2))
-    made = lookup_of_thresholds(
-        breakpoints, lambda x: encode_with_table(element, x, rounding, Overflow.SATURATE), element.code_dtype
-    )
-    if made is None:
+    made = None
+    if np.all(np.isin(thresholds, breakpoints) | np.isin(np.nextafter(thresholds, -np.inf), breakpoints)):
+        made = lookup_of_thresholds(breakpoints, encode, element.code_dtype)
+    if made is not None:
+        shift, codes = made
+        return Lookup(shift, codes, element.values[codes].astype(np.float32))
+    bounded = bounded_lookup(thresholds, encode)
+    if bounded is None:
         return None
-    shift, codes = made
-    return Lookup(shift, codes, element.values[codes].astype(np.float32))
+    shift, codes, limits = bounded
+    return Lookup(shift, codes, element.values[codes].astype(np.float32), limits)

@@ -27,6 +27,8 @@ class IntFormat(ElementFormat):
     def __post_init__(self) -> None:
         if not isinstance(self.width, int) or not 2 <= self.width <= MAX_TABLE_BITS:
             raise MacloomError(f"int.width: must be an integer from 2 to {MAX_TABLE_BITS}, not {self.width!r}")
+        if not isinstance(self.fraction_bits, int) or not 0 <= self.fraction_bits <= 64:
+            raise MacloomError(f"int.fraction_bits: must be an integer from 0 to 64, not {self.fraction_bits!r}")
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -52,7 +54,7 @@ class IntFormat(ElementFormat):
 
     @property
     def steps(self) -> tuple[int, int] | None:
-        return self.width + self.fraction_bits, self.width
+        return self.width, self.width - self.fraction_bits
 
     @property
     def decoder_bits(self) -> int:

@@ -4,56 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.arrays import as_float32, check_finite, output_for, rows_of
+from macloom.formats.arrays import as_float32, check_finite, clip_share, largest_factor, output_for, rows_of
 from macloom.formats.element import ElementFormat, OperandClass
-from macloom.formats.grid import grid_of, lookup_of_thresholds
 from macloom.formats.minifloat import FP32, FloatFormat
-from macloom.formats.policy import Overflow, Rounding
+from macloom.formats.ovp_search import search_scales
+from macloom.formats.ovp_table import midpoint, pair_table, whole_pair
+from macloom.formats.policy import Rounding
 from macloom.formats.scales import Grain, Granularity, store_scale
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.threads import run_rows
 
-OUTLIER_FLAG = 0x8000
 
+class Assign(StrEnum):
+    """Which elements of a pair become outliers; see `Ovp`."""
 
-@dataclass(frozen=True)
-class PairTable:
-    """The union of the normal and the outlier grid as a lookup table over float32 bits."""
-
-    shift: int
-    codes: np.ndarray  # uint16, bit 15 marks an outlier
-    values: np.ndarray  # float32
-
-
-@lru_cache(maxsize=32)
-def pair_table(normal: ElementFormat, outlier: ElementFormat) -> PairTable:
-    """Tabulate the nearest value of both grids; a tie between the grids goes to the normal value."""
-    grids = [grid_of(e, Rounding.NEAREST_EVEN, Overflow.SATURATE) for e in (normal, outlier)]
-    outliers = outlier.encodable[0]
-    largest = normal.max_value
-    boundary = (largest + float(outliers[outliers > 0].min())) / 2
-
-    def encode(x: np.ndarray) -> np.ndarray:
-        inside = grids[0].codes[np.searchsorted(grids[0].thresholds, x, side="right")].astype(np.uint16)
-        beyond = grids[1].codes[np.searchsorted(grids[1].thresholds, x, side="right")].astype(np.uint16)
-        return np.where(np.abs(x) > boundary, beyond | OUTLIER_FLAG, inside)
-
-    values = [e.encodable[0] for e in (normal, outlier)]
-    breakpoints = np.concatenate([*values, *((v[:-1] + v[1:]) / 2 for v in values), [-boundary, boundary]])
-    made = lookup_of_thresholds(breakpoints, encode, np.uint16)
-    if made is None:
-        raise MacloomError(f"ovp: no pair table for {normal.name} with {outlier.name}; their grids need too many bits")
-    shift, codes = made
-    is_outlier = codes >= OUTLIER_FLAG
-    plain = codes & 0xFF
-    table = np.where(is_outlier, outlier.values[plain], normal.values[plain])
-    return PairTable(shift, codes, table.astype(np.float32))
+    NEAREST = "nearest"
+    THRESHOLD = "threshold"
+    JOINT = "joint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +40,15 @@ class Ovp(TensorFormat):
     identifier, the code 100...0 of the normal type. A tie between a normal and an outlier value goes to
     the normal one, and magnitudes beyond the largest outlier saturate.
 
+    `assign=threshold` takes every magnitude above `threshold` integer units (the largest normal value
+    unless given) for an outlier. `assign=joint` takes, for every pair, the encoding of least squared
+    error over both elements, so that the victim's loss counts.
+
     Element 0 of a pair lies in the high half. Without `clip`, the scale is searched as the released
     code does: 88 candidates around three standard deviations, least squared error.
+
+    Attributes:
+        selector_bits: bits stored besides, to tell which normal type was chosen (`normal=adaptive`).
 
     >>> import numpy as np
     >>> from macloom.formats import get_format
@@ -80,9 +61,16 @@ class Ovp(TensorFormat):
     outlier: ElementFormat
     granularity: Granularity = Granularity(grain=Grain.TENSOR)
     scale_format: FloatFormat = FP32
+    assign: Assign = Assign.NEAREST
+    threshold: float | None = None
+    selector_bits: int = 0
     first_high = True
 
     def __post_init__(self) -> None:
+        if self.threshold is not None and self.assign is not Assign.THRESHOLD:
+            raise MacloomError(f"ovp.threshold: belongs to assign=threshold, not to assign={self.assign.value}")
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
+            raise MacloomError(f"ovp.threshold: must be positive and finite, not {self.threshold!r}")
         if self.normal.bits != self.outlier.bits:
             raise MacloomError(
                 f"ovp.outlier: must be as wide as the normal type ({self.normal.bits} bits), not {self.outlier.bits}"
@@ -113,7 +101,7 @@ class Ovp(TensorFormat):
 
     @property
     def static_scale(self) -> bool:
-        return self.granularity.grain is Grain.TENSOR
+        return self.granularity.grain in (Grain.NONE, Grain.TENSOR)
 
     @property
     def operand(self) -> OperandClass:
@@ -141,62 +129,66 @@ class Ovp(TensorFormat):
         return length + length % 2
 
     def scale_bits(self, shape: tuple[int, ...]) -> int:
-        return math.prod(self.granularity.scale_shape(shape, self.name)) * self.scale_format.bits
+        if self.granularity.grain is Grain.NONE:
+            return self.selector_bits
+        return math.prod(self.granularity.scale_shape(shape, self.name)) * self.scale_format.bits + self.selector_bits
 
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
         x = as_float32(x)
+        if self.granularity.grain is Grain.NONE:
+            return np.asarray(np.float32(1))
         if clip is not None:
             largest = self.granularity.absolute_maximum(x, self.name)
-            scale = largest * np.float32(clip) / np.float32(self.normal.max_value)
+            scale = np.minimum(largest * clip_share(clip) / np.float32(self.normal.max_value), self.largest_scale)
             return np.asarray(np.where(largest > 0, store_scale(scale, self.scale_format), np.float32(1)), np.float32)
-        return self._search(x)
+        return search_scales(self, x)[0]
 
-    def _search(self, x: np.ndarray) -> np.ndarray:
-        """Try alpha = (75, 77, ..., 249) % of three sigma per granule and keep the smallest best one."""
-        self.granularity.absolute_maximum(x, self.name)  # refuses what is not finite
-        groups = self._granules(x)
-        mean, sigma = groups.mean(axis=1), groups.std(axis=1, ddof=1 if groups.shape[1] > 1 else 0)
-        start = np.maximum(np.abs(mean + 3 * sigma), np.abs(mean - 3 * sigma))
-        best = np.full(len(groups), np.inf)
-        scale = np.ones(len(groups), np.float32)
-        for percent in range(75, 250, 2):
-            alpha = (start * (percent / 100)).astype(np.float32)
-            candidate = store_scale(alpha / np.float32(self.normal.max_value), self.scale_format)
-            error = self._errors(groups, candidate[:, None])
-            better = (error < best) & (start > 0)
-            best, scale = np.where(better, error, best), np.where(better, candidate, scale).astype(np.float32)
-        return scale.reshape(self.granularity.scale_shape(x.shape, self.name))
+    @property
+    def largest_scale(self) -> np.float32:
+        """The largest scale whose products with outliers stay finite once it is stored."""
+        limit = largest_factor(self.max_unit)
+        if self.scale_format.bits > 16:
+            return limit
+        return np.float32(self.scale_format.quantize(np.array(limit), Rounding.TOWARD_ZERO)[()])
 
-    def _granules(self, x: np.ndarray) -> np.ndarray:
-        """View the elements that share a scale as rows (pairs stay together for even lengths)."""
-        match self.granularity.grain:
-            case Grain.TENSOR:
-                rows = rows_of(x)
-                return np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(1, -1)
-            case Grain.GROUP:
-                return x.reshape(-1, self.granularity.size or 1)
-            case Grain.AXIS:
-                return np.ascontiguousarray(np.moveaxis(x, self.granularity.axis or 0, 0)).reshape(
-                    x.shape[self.granularity.axis or 0], -1
-                )
-            case _:
-                return rows_of(x)
+    @cached_property
+    def boundary(self) -> float:
+        """The magnitude, in integer units, beyond which an element is taken for an outlier."""
+        if self.threshold is not None:
+            return self.threshold
+        return self.normal.max_value if self.assign is Assign.THRESHOLD else midpoint(self.normal, self.outlier)
 
-    def _table(self) -> PairTable:
-        return pair_table(self.normal, self.outlier)
-
-    def _errors(self, rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        from macloom.formats.kernels import pair_values
-
-        table = self._table()
-        errors, worst = np.empty(len(rows)), np.empty(len(rows), np.uint32)
-        nothing = np.empty((0, 0), np.float32)
-        block = rows.shape[1] + 1
-        arguments = (table.shift, table.codes, table.values, nothing, worst, errors)
-        run_rows(pair_values, len(rows), rows.size, rows, scales, block, *arguments)
+    def squared_errors(self, rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """Return the squared error (float64) of each row, a whole number of pairs, under its scale."""
+        errors = np.empty(len(rows))
+        self._pair_values(rows, scales[:, None], rows.shape[1] + 1, None, errors)
         return errors
 
-    def _row_scales(self, scale: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    def _pair_values(
+        self, rows: np.ndarray, scales: np.ndarray, block: int, out: np.ndarray | None, errors: np.ndarray | None
+    ) -> None:
+        from macloom.formats.pair_kernels import joint_values, pair_values
+
+        table = pair_table(self.normal, self.outlier, self.boundary)
+        kernel = joint_values if self.assign is Assign.JOINT else pair_values
+        worst = np.empty(len(rows), np.uint32)
+        look_up = table.shift, table.entries, table.normals, table.outliers
+        run_rows(kernel, len(rows), rows.size, rows, scales, block, *look_up, out, worst, errors)
+        check_finite(worst, self.name)
+
+    def outliers(self, x: Any, scale: Any = None) -> np.ndarray:
+        """Return which elements of `x` are outliers under a scale: bool, the shape of `x`.
+
+        Victims count if they would be outliers by themselves. With `assign=joint` these are the
+        elements nearer to an outlier than to a normal value.
+        """
+        array = as_float32(x)
+        spread, block = self.check_scales(self._scale(array, scale, None), array.shape)
+        rows = rows_of(array)
+        limits = np.repeat(spread, block, axis=1)[:, : rows.shape[1]]
+        return (np.abs(rows / limits) > np.float32(self.boundary)).reshape(array.shape)
+
+    def check_scales(self, scale: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
         """Return scales spread over rows x segments and the elements of a segment, padding included."""
         spread = self.granularity.row_scales(np.asarray(scale, np.float32), shape or (1,), self.name)
         length = shape[-1] if shape else 1
@@ -205,27 +197,32 @@ class Ovp(TensorFormat):
         return spread, self.granularity.size or length + 1
 
     def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
-        from macloom.formats.kernels import pair_codes
+        from macloom.formats.pair_kernels import joint_codes, pair_codes, whole_pair_codes
 
-        rows, table = rows_of(x), self._table()
-        spread, block = self._row_scales(scale, x.shape)
+        rows = rows_of(x)
+        spread, block = self.check_scales(scale, x.shape)
         codes = np.empty((rows.shape[0], self.row_codes(rows.shape[1])), np.uint8)
         worst = np.empty(rows.shape[0], np.uint32)
-        arguments = (table.shift, table.codes, self.identifier, codes, worst)
-        run_rows(pair_codes, len(rows), rows.size, rows, spread, block, *arguments)
+        common = len(rows), rows.size, rows, spread, block
+        whole = None if self.assign is Assign.JOINT else whole_pair(self.normal, self.outlier)
+        if whole is not None:
+            boundary = np.float32(self.boundary)
+            run_rows(whole_pair_codes, *common, boundary, *whole, self.identifier, codes, worst)
+        else:
+            table = pair_table(self.normal, self.outlier, self.boundary)
+            look_up: tuple[Any, ...] = (table.shift, table.entries)
+            if self.assign is Assign.JOINT:
+                look_up = (*look_up, table.normals, table.outliers)
+            kernel = joint_codes if self.assign is Assign.JOINT else pair_codes
+            run_rows(kernel, *common, *look_up, self.identifier, codes, worst)
         check_finite(worst, self.name)
         return codes.reshape(*x.shape[:-1], codes.shape[1]), np.asarray(scale, np.float32), np.float32(1)
 
     def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray:
-        from macloom.formats.kernels import pair_values
-
         result = output_for(template, out, x.shape)
-        rows, table = rows_of(x), self._table()
-        spread, block = self._row_scales(scale, x.shape)
-        worst, errors = np.empty(len(rows), np.uint32), np.empty(len(rows))
-        arguments = (table.shift, table.codes, table.values, rows_of(result), worst, errors)
-        run_rows(pair_values, len(rows), rows.size, rows, spread, block, *arguments)
-        check_finite(worst, self.name)
+        rows = rows_of(x)
+        spread, block = self.check_scales(scale, x.shape)
+        self._pair_values(rows, spread, block, rows_of(result), None)
         return result
 
     @cached_property
@@ -258,11 +255,15 @@ class Ovp(TensorFormat):
         Args:
             packed: one integer per pair (a byte for 4-bit types), element 0 in the high half.
         """
-        values = np.take(self.pair_values, np.asarray(packed), axis=0)
+        packed = np.asarray(packed)
+        if packed.size and not 0 <= int(packed.min()) <= int(packed.max()) < len(self.pair_values):
+            bad = packed[(packed < 0) | (packed >= len(self.pair_values))].flat[0]
+            raise MacloomError(f"format {self.name!r}: pair code {int(bad)} is not in [0, {len(self.pair_values)})")
+        values = np.take(self.pair_values, packed, axis=0)
         return values[..., 0], values[..., 1]
 
     def decode(self, encoded: Encoded) -> np.ndarray:
-        spread, block = self._row_scales(encoded.scales, encoded.shape)
+        spread, block = self.check_scales(encoded.scales, encoded.shape)
         values = self.decode_slots(rows_of(encoded.elements))[:, : encoded.shape[-1] if encoded.shape else 1]
         values = np.ascontiguousarray(values)
         for s in range(spread.shape[1]):
@@ -271,7 +272,7 @@ class Ovp(TensorFormat):
 
     def operand_of(self, encoded: Encoded) -> Operand:
         length = encoded.shape[-1]
-        spread, _ = self._row_scales(encoded.scales, encoded.shape)
+        spread, _ = self.check_scales(encoded.scales, encoded.shape)
         units = np.ascontiguousarray(self.decode_slots(encoded.elements)[..., :length])
         scales = spread.reshape(*encoded.shape[:-1], spread.shape[1])
         return Operand(units, 0, scales, self.granularity.size or length, encoded.outer, self.max_unit)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from macloom.formats.threads import run_rows
+
 
 def packed_row_bytes(length: int, bits: int) -> int:
     """Return how many bytes a row of `length` codes takes."""
@@ -20,14 +22,18 @@ def pack(codes: np.ndarray, bits: int, first_high: bool = False) -> np.ndarray:
     """
     codes = np.ascontiguousarray(codes)
     if bits == 8:
-        return codes.astype(np.uint8)
+        return codes.astype(np.uint8, copy=False)
     if bits in (16, 32):
         return codes.astype(f"{'>' if first_high else '<'}u{bits // 8}").view(np.uint8)
-    if bits == 4:
-        if codes.shape[1] % 2:
-            codes = np.pad(codes, ((0, 0), (0, 1)))
-        even, odd = codes[:, 0::2].astype(np.uint8), codes[:, 1::2].astype(np.uint8)
-        return (even << np.uint8(4)) | odd if first_high else even | (odd << np.uint8(4))
+    if codes.dtype == np.uint8 and (bits == 4 or (bits < 8 and not first_high)):
+        from macloom.formats.packing_kernels import pack_bits, pack_nibbles
+
+        out = np.empty((codes.shape[0], packed_row_bytes(codes.shape[1], bits)), np.uint8)
+        if bits == 4:
+            run_rows(pack_nibbles, len(codes), codes.size, codes, *((4, 0) if first_high else (0, 4)), out)
+        else:
+            run_rows(pack_bits, len(codes), codes.size, codes, bits, out)
+        return out
     order = "big" if first_high else "little"
     shifts = np.arange(bits)[::-1] if first_high else np.arange(bits)
     stream = (codes[:, :, None] >> shifts.astype(codes.dtype)).astype(np.uint8) & 1
@@ -46,6 +52,12 @@ def unpack(packed: np.ndarray, bits: int, length: int, first_high: bool = False)
         low, high = packed & np.uint8(15), packed >> np.uint8(4)
         out[:, 0::2], out[:, 1::2] = (high, low) if first_high else (low, high)
         return out[:, :length]
+    if bits < 8 and not first_high:
+        from macloom.formats.packing_kernels import unpack_bits
+
+        out = np.empty((packed.shape[0], length), np.uint8)
+        run_rows(unpack_bits, len(out), out.size, packed, bits, out)
+        return out
     order = "big" if first_high else "little"
     stream = np.unpackbits(packed, axis=1, bitorder=order)[:, : length * bits].reshape(len(packed), length, bits)
     shifts = np.arange(bits)[::-1] if first_high else np.arange(bits)

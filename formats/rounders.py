@@ -2,49 +2,125 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from macloom.formats.arrays import check_finite
+from macloom.formats.conversion import drop_negative_zero, encode_under
 from macloom.formats.element import ElementFormat
 from macloom.formats.grid import lookup_table
+from macloom.formats.policy import DEFAULT_POLICY, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 from macloom.formats.threads import run_rows
 
+# Elements that the ways without a kernel, and the draws of stochastic rounding, take at a time.
+CHUNK = 1 << 16
+FAR_EXPONENT = 64  # see step_kernels.FAR
+NO_DRAW = 2  # no fraction exceeds it
 
-@lru_cache(maxsize=128)
-def step_parameters(element: ElementFormat) -> tuple[Any, ...] | None:
-    """Return the arguments of `kernels.round_steps` for a format whose grid has steps, else None."""
-    if element.steps is None:
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """A grid with steps, as the kernels take it.
+
+    Attributes:
+        shift: float32 mantissa bits that the grid does not have.
+        min_bits: the exponent field below which the step stays the same.
+        lift: what makes an exponent field that of the magic number.
+        step_scale: step of a binade over its power of two.
+        far_bits: exponent field from which magnitudes are lowered, None where no magic number overflows.
+        low, high: smallest and largest value.
+        flip, sign_bit, keep_zero, mask: how codes show the sign, see `step_kernels`.
+        signed_zero: whether the grid has -0.
+    """
+
+    shift: int
+    min_bits: int
+    lift: int
+    step_scale: np.float32
+    far_bits: int | None
+    low: np.float32
+    high: np.float32
+    flip: int
+    sign_bit: int
+    keep_zero: int
+    mask: int
+    signed_zero: bool
+
+    def zero(self, policy: ZeroPolicy) -> np.float32:
+        """Return what is added to a value so that the sign of zero is right."""
+        return np.float32(-0.0 if self.signed_zero and policy is ZeroPolicy.KEEP else 0.0)
+
+    def sign(self, policy: ZeroPolicy) -> tuple[int, int, int, int]:
+        """Return the kernels' arguments for the sign of codes."""
+        return self.flip, self.sign_bit, self.keep_zero if policy is ZeroPolicy.KEEP else 0, self.mask
+
+    @property
+    def adder_rounds(self) -> bool:
+        """Whether the adder's own rounding to nearest even is that of the grid's codes."""
+        return self.far_bits is None and self.shift < 23
+
+    def limits(self, rounding: Rounding) -> tuple[np.float32 | None, np.float32]:
+        """Return the fractions of a step above which an odd (None: as the even one) and an even neighbour goes up."""
+        half = np.float32(0.5)
+        # A subnormal step times this must stay exact; fractions are multiples of 2**-shift there.
+        below = np.nextafter(half, np.float32(0)) if self.far_bits is None else half - np.float32(2.0**-self.shift)
+        never = np.float32(NO_DRAW)
+        match rounding:
+            case Rounding.NEAREST_EVEN:
+                return below, half
+            case Rounding.NEAREST_AWAY:
+                return None, below
+            case Rounding.TO_ODD:
+                return never, np.float32(0)
+            case _:
+                return None, never
+
+
+@lru_cache(maxsize=256)
+def steps_of(element: ElementFormat) -> Steps | None:
+    """Return the grid of a format that keeps a fixed number of mantissa bits, None for all others."""
+    own_points = type(element).decision is not ElementFormat.decision
+    if element.steps is None or element.bits > 16 or own_points:
         return None
     mantissa_bits, min_exponent = element.steps
-    signed_zero = element.bits > 16 or element.negative_zero_code is not None
-    return (
-        23 - mantissa_bits,
-        int(np.float32(2.0**min_exponent).view(np.uint32)),
-        np.float32(2.0 ** (min_exponent - mantissa_bits + 23)),
-        np.float32(element.min_value),
-        np.float32(element.max_value),
-        np.float32(-0.0 if signed_zero else 0.0),
+    top = int(np.frexp(element.max_value)[1]) - 1
+    if not (0 <= mantissa_bits <= 22 and -126 <= min_exponent <= top + 127 and top <= 127 and min_exponent <= 40):
+        return None
+    far = top + 23 - mantissa_bits > 127
+    if far and min_exponent > 0:
+        return None
+    values, codes = element.encodable
+    zero = int(np.searchsorted(values, 0.0))
+    signed = element.min_value < 0
+    signed_zero = element.negative_zero_code is not None
+    twos_complement = signed and not signed_zero and int(codes[zero - 1]) == (1 << element.bits) - 1
+    return Steps(
+        shift=23 - mantissa_bits,
+        min_bits=(min_exponent + 127) << 23,
+        lift=(23 - mantissa_bits) << 23,
+        step_scale=np.float32(2.0**-mantissa_bits),
+        far_bits=(FAR_EXPONENT + 127) << 23 if far else None,
+        low=np.float32(element.min_value),
+        high=np.float32(element.max_value),
+        flip=0xFFFFFFFF if twos_complement else 0,
+        sign_bit=1 << (element.bits - 1) if signed and not twos_complement else 0,
+        keep_zero=int(signed_zero),
+        mask=(1 << element.bits) - 1,
+        signed_zero=signed_zero,
     )
 
 
-@lru_cache(maxsize=128)
-def sign_rule(element: ElementFormat) -> int:
-    """Return how the codes of a step grid show the sign, read off the codes of the smallest step."""
-    from macloom.formats.kernels import CLAMP_TO_ZERO, ONE_ZERO, SIGNED_ZERO, TWOS_COMPLEMENT
-
-    if element.min_value == 0:
-        return CLAMP_TO_ZERO
-    if element.negative_zero_code is not None:
-        return SIGNED_ZERO
-    values, codes = element.encodable
-    zero = int(np.searchsorted(values, 0.0))
-    return TWOS_COMPLEMENT if codes[zero - 1] == (1 << element.bits) - 1 else ONE_ZERO
-
-
-def encode_rows(element: ElementFormat, rows: np.ndarray, scales: np.ndarray, block: int, name: str) -> np.ndarray:
+def encode_rows(
+    element: ElementFormat,
+    rows: np.ndarray,
+    scales: np.ndarray,
+    block: int,
+    name: str,
+    policy: Policy = DEFAULT_POLICY,
+) -> np.ndarray:
     """Return the codes of rows / scales.
 
     Args:
@@ -52,53 +128,138 @@ def encode_rows(element: ElementFormat, rows: np.ndarray, scales: np.ndarray, bl
         scales: float32, rows x segments of `block` elements.
 
     Raises:
-        MacloomError: the input holds NaN or infinities.
+        MacloomError: the input holds NaN or infinities that the policy does not take.
     """
-    from macloom.formats.kernels import lookup, step_codes
-
     codes = np.empty(rows.shape, element.code_dtype)
-    worst = np.empty(rows.shape[0], np.uint32)
-    common = rows.shape[0], rows.size, rows, scales, block
-    steps = step_parameters(element)
-    table = None if steps else lookup_table(element)
-    if steps:
-        run_rows(step_codes, *common, *steps[:-1], element.bits, sign_rule(element), codes, worst)
-    elif table:
-        run_rows(lookup, *common, table.shift, table.codes, codes, worst)
-    else:
-        check_finite(np.abs(rows), name)
-        return element.encode(rows / np.repeat(scales, block, axis=1)[:, : rows.shape[1]])
-    check_finite(worst, name)
+    _round(element, rows, scales, block, name, policy, codes, True)
     return codes
 
 
 def quantize_rows(
-    element: ElementFormat, rows: np.ndarray, scales: np.ndarray, block: int, out: np.ndarray, name: str
+    element: ElementFormat,
+    rows: np.ndarray,
+    scales: np.ndarray,
+    block: int,
+    out: np.ndarray,
+    name: str,
+    policy: Policy = DEFAULT_POLICY,
 ) -> None:
     """Write the values of rows / scales in the format, times the scales, to `out` (which may be `rows`).
 
     Equal to decoding what `encode_rows` returns, bit for bit. Raises as it does.
     """
-    from macloom.formats.kernels import lookup_values, round_steps
+    if element.bits > 16:
+        check_finite(np.abs(rows), name)
+        np.copyto(out, rows)
+        return
+    _round(element, rows, scales, block, name, policy, out, False)
 
+
+def _round(
+    element: ElementFormat,
+    rows: np.ndarray,
+    scales: np.ndarray,
+    block: int,
+    name: str,
+    policy: Policy,
+    out: np.ndarray,
+    coded: bool,
+) -> None:
+    from macloom.formats import kernels, step_kernels
+
+    rounding = policy.rounding or element.default_rounding
+    plain = policy.overflow is Overflow.SATURATE
+    steps = steps_of(element) if plain else None
+    random = rounding is Rounding.STOCHASTIC
+    table = lookup_table(element, rounding) if plain and steps is None and not random else None
     worst = np.empty(rows.shape[0], np.uint32)
-    steps = step_parameters(element)
-    if steps is not None:
-        run_rows(round_steps, rows.shape[0], rows.size, rows, scales, block, *steps, out, worst)
+    common = rows.shape[0], rows.size, rows, scales, block
+    if steps is not None and rounding is Rounding.NEAREST_EVEN and steps.adder_rounds:
+        grid = steps.min_bits, steps.lift, steps.low, steps.high
+        if coded:
+            run_rows(step_kernels.step_codes, *common, steps.shift, *grid, *steps.sign(policy.zero), out, worst)
+        else:
+            run_rows(step_kernels.round_steps, *common, *grid, steps.zero(policy.zero), out, worst)
+    elif steps is not None:
+        last = steps.sign(policy.zero) if coded else (steps.zero(policy.zero),)
+        kernel = step_kernels.direct_codes if coded else step_kernels.direct_steps
+        grid = (
+            *(steps.shift, steps.min_bits, steps.lift, steps.far_bits, steps.step_scale, steps.low, steps.high),
+            *steps.limits(rounding),
+        )
+        if random:
+            _in_chunks(kernel, rows, scales, block, grid, last, policy, out, worst)
+        else:
+            run_rows(kernel, *common, *grid, None, 1, *last, out, worst)
+    elif table is not None:
+        entries = table.codes if coded else table.values
+        limits = () if table.limits is None else (table.limits,)
+        if coded:
+            kernel = kernels.lookup if table.limits is None else kernels.lookup_bounded
+        else:
+            kernel = kernels.lookup_values if table.limits is None else kernels.lookup_bounded_values
+        run_rows(kernel, *common, table.shift, *limits, entries, out, worst)
+        if policy.zero is ZeroPolicy.DROP:
+            out[...] = drop_negative_zero(element, out) if coded else out + np.float32(0)
     else:
-        table = lookup_table(element)
-        if table is None:
-            check_finite(np.abs(rows), name)
-            spread = np.repeat(scales, block, axis=1)[:, : rows.shape[1]]
-            np.multiply(element.quantize(rows / spread), spread, out=out)
-            return
-        run_rows(lookup_values, rows.shape[0], rows.size, rows, scales, block, table.shift, table.values, out, worst)
+        _without_kernel(element, rows, scales, block, name, policy, out, coded)
+        return
     check_finite(worst, name)
+
+
+def _in_chunks(
+    kernel: Any,
+    rows: np.ndarray,
+    scales: np.ndarray,
+    block: int,
+    grid: tuple[Any, ...],
+    last: tuple[Any, ...],
+    policy: Policy,
+    out: np.ndarray,
+    worst: np.ndarray,
+) -> None:
+    """Run a kernel over chunks of whole rows, each with the draws of its elements in row-major order."""
+    count = max(1, CHUNK // rows.shape[1])
+    # Draws come four to a word, so that only chunks of whole words leave the order as it is.
+    count = count if rows.shape[1] % 4 == 0 else -(-count // 4) * 4
+    for first in range(0, rows.shape[0], count):
+        part = slice(first, min(first + count, rows.shape[0]))
+        chunk = rows[part]
+        common = chunk.shape[0], chunk.size, chunk, scales[part], block
+        run_rows(kernel, *common, *grid, policy.draw(chunk.size), policy.draw_bits, *last, out[part], worst[part])
+
+
+def _without_kernel(
+    element: ElementFormat,
+    rows: np.ndarray,
+    scales: np.ndarray,
+    block: int,
+    name: str,
+    policy: Policy,
+    out: np.ndarray,
+    coded: bool,
+) -> None:
+    """Convert chunks of whole rows by the general encoder; NaN and infinities pass where the policy takes them."""
+    lenient = policy is not DEFAULT_POLICY and (
+        policy.overflow not in (Overflow.SATURATE, Overflow.WRAP) and policy.nan is NanPolicy.PROPAGATE
+    )
+    count = max(1, CHUNK // rows.shape[1])
+    count = count if rows.shape[1] % 4 == 0 else -(-count // 4) * 4
+    for first in range(0, rows.shape[0], count):
+        chunk = rows[first : first + count]
+        if not lenient:
+            check_finite(np.abs(chunk), name)
+        spread = np.repeat(scales[first : first + count], block, axis=1)[:, : rows.shape[1]]
+        codes = encode_under(element, chunk / spread, policy)
+        out[first : first + count] = codes if coded else element.decode(codes) * spread
 
 
 def decode_rows(element: ElementFormat, codes: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray:
     """Return float32 element values times their segment's scale, rows x length."""
     values = element.decode(codes)
+    if values.shape[1] == block * scales.shape[1]:
+        values.reshape(*scales.shape, block)[...] *= scales[:, :, None]
+        return values
     for s in range(scales.shape[1]):
         values[:, s * block : (s + 1) * block] *= scales[:, s : s + 1]
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,10 +11,12 @@ import numpy as np
 
 from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats.arrays import check_finite, rows_of
-from macloom.formats.minifloat import FloatFormat
+from macloom.formats.minifloat import FloatFormat, Specials
 from macloom.formats.threads import run_rows
 
 SMALLEST_SCALE = np.float32(2.0**-126)
+E8M0 = FloatFormat(label="e8m0", exponent_bits=8, mantissa_bits=0, signed=False, zero=False, specials=Specials.FN)
+E4M3 = FloatFormat(label="fp8_e4m3", exponent_bits=4, mantissa_bits=3, specials=Specials.FN)
 
 
 class Grain(StrEnum):
@@ -75,7 +78,8 @@ class Granularity:
             case Grain.ROW:
                 return shape[:-1]
             case Grain.GROUP:
-                return (*shape[:-1], shape[-1] // self.block(shape[-1], name))
+                length = shape[-1] if shape else 1
+                return (*shape[:-1], length // self.block(length, name))
             case Grain.AXIS:
                 return (shape[self._axis(shape, name)],)
 
@@ -131,9 +135,39 @@ class Granularity:
         return np.ascontiguousarray(np.broadcast_to(scale.reshape(-1, segments if scale.ndim else 1), (rows, segments)))
 
 
-def store_scale(scale: np.ndarray, stored: FloatFormat) -> np.ndarray:
-    """Round positive scales to the format they are stored in; never to zero, never above its range."""
+class ScaleStorage(ABC):
+    """How the scales of a tensor are stored where one scale is not a float by itself.
+
+    Attributes:
+        name: the value of the format option `scale`.
+        grouped: whether it needs several scales in a row, so that only `group=` takes it.
+    """
+
+    name: str
+    grouped = False
+
+    @abstractmethod
+    def store(self, scale: np.ndarray) -> np.ndarray:
+        """Return what the stored form of non-negative scales reads back as: float32, positive, the same shape."""
+
+    @abstractmethod
+    def total_bits(self, shape: tuple[int, ...]) -> int:
+        """Return the stored bits of scales of this shape."""
+
+
+ScaleFormat = FloatFormat | ScaleStorage
+
+
+def scale_storage_bits(shape: tuple[int, ...], stored: ScaleFormat) -> int:
+    """Return the stored bits of scales of `shape`."""
+    return stored.total_bits(shape) if isinstance(stored, ScaleStorage) else math.prod(shape) * stored.bits
+
+
+def store_scale(scale: np.ndarray, stored: ScaleFormat) -> np.ndarray:
+    """Round positive scales to the form they are stored in; never to zero, never above its range."""
     scale = np.maximum(np.asarray(scale, np.float32), SMALLEST_SCALE)
+    if isinstance(stored, ScaleStorage):
+        return stored.store(scale)
     if stored.bits > 16:
         return scale
     smallest = max(

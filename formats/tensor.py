@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.arrays import as_float32, like
+from macloom.formats.arrays import as_float32, clip_share, like, rows_of
 from macloom.formats.element import ElementFormat, OperandClass
+from macloom.formats.operand import Operand, SparseMatrix
 from macloom.formats.packing import pack, packed_row_bytes, unpack
+from macloom.formats.policy import DEFAULT_POLICY, NO_GENERATOR, Policy, Rounding
 
-
-@dataclass(frozen=True)
-class Operand:
-    """An encoded matrix as the multipliers see it.
-
-    Attributes:
-        units: float32 (..., rows, K), exact integers in units of 2**unit_exponent.
-        unit_exponent: see `units`.
-        scales: float32 (..., rows, segments), the scale of each segment of `block` elements along K.
-        block: elements along K that share a scale; K itself where a row has one scale.
-        outer: a scale of the whole tensor that is applied last.
-        max_unit: no magnitude in the format is larger than this, in units.
-    """
-
-    units: np.ndarray
-    unit_exponent: int
-    scales: np.ndarray
-    block: int
-    outer: np.float32
-    max_unit: int
+__all__ = ["Encoded", "Operand", "SparseMatrix", "TensorFormat"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +30,7 @@ class Encoded:
         elements: one code per element (uint8 or uint16), the row padded as the format stores it.
         scales: the stored scales, as codes or float32, as the format says.
         outer: a scale of the whole tensor, where the format has a second level.
+        side: arrays stored besides, in their stored width (positions and values of outliers, tables).
     """
 
     format: TensorFormat
@@ -54,17 +39,17 @@ class Encoded:
     scales: np.ndarray
     outer: np.float32 = field(default=np.float32(1))
     torch: bool = False
+    side: Mapping[str, np.ndarray] | None = None
 
     @cached_property
     def codes(self) -> np.ndarray:
         """The element codes packed into bytes: (..., bytes per row)."""
-        rows = pack(self.elements.reshape(-1, self.elements.shape[-1]), self.format.code_bits, self.format.first_high)
-        return rows.reshape(*self.shape[:-1], rows.shape[-1])
+        return self.format.pack_elements(self.elements, self.shape)
 
     @property
     def bits(self) -> int:
-        """Stored bits: codes, scales and padding."""
-        return self.format.storage_bits(self.shape)
+        """Stored bits of this very tensor: codes, scales, padding and side data."""
+        return self.format.encoded_bits(self)
 
     def decode(self) -> Any:
         """Return the float32 values, numpy or torch as the tensor came."""
@@ -91,12 +76,14 @@ class TensorFormat(ABC):
     """How a tensor of any shape is stored; the last axis is the reduction axis of a GEMM.
 
     Attributes:
+        policy: how elements are rounded; formats that take other policies have it as a field.
         name: the catalog string, which `get_format` reads back to an equal format.
         element: the element format (the normal one where a tensor mixes two).
     """
 
     name: str
     element: ElementFormat
+    policy: Policy = DEFAULT_POLICY
     first_high = False  # which end of a byte holds the first element
 
     # -- what a subclass states --------------------------------------------------------------------
@@ -137,6 +124,29 @@ class TensorFormat(ABC):
     @abstractmethod
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         """Return the bits that the scales of a tensor of this shape take."""
+
+    def _encode_at_once(self, x: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32] | None:
+        """Return what calibrating and encoding would, in one pass, where the format has one."""
+        return None
+
+    def _quantize_at_once(self, x: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray | None:
+        """Return what calibrating and quantizing would, in one pass, where the format has one."""
+        return None
+
+    def drawing(self, rng: np.random.Generator | None) -> Self:
+        """Return this format with a generator for stochastic rounding.
+
+        Raises:
+            MacloomError: the format does not round stochastically, or does and has no generator.
+        """
+        random = self.policy.rounding is Rounding.STOCHASTIC
+        if rng is None:
+            if random and self.policy.rng is None:
+                raise MacloomError(NO_GENERATOR)
+            return self
+        if not random:
+            raise MacloomError(f"format {self.name!r}: takes no rng; only rounding=stochastic draws")
+        return replace(self, policy=replace(self.policy, rng=rng))  # type: ignore[type-var]
 
     # -- what follows ------------------------------------------------------------------------------
 
@@ -181,11 +191,17 @@ class TensorFormat(ABC):
             tuple(shape) or (1,)
         )
 
+    def encoded_bits(self, encoded: Encoded) -> int:
+        """Return the exact stored bits of an encoded tensor; its shape decides them unless there is side data."""
+        return self.storage_bits(encoded.shape)
+
     def bits_per_element(self, length: int = 4096) -> float:
         """Return stored bits per element of a square matrix with rows of `length` elements."""
         return self.storage_bits((length, length)) / length**2
 
-    def encode(self, x: Any, scale: Any = None, clip: float | None = None) -> Encoded:
+    def encode(
+        self, x: Any, scale: Any = None, clip: float | None = None, rng: np.random.Generator | None = None
+    ) -> Encoded:
         """Return `x` in stored form.
 
         Args:
@@ -197,36 +213,60 @@ class TensorFormat(ABC):
         Raises:
             MacloomError: `x` is empty or holds NaN or infinities, or the scale has the wrong shape.
         """
-        array = as_float32(x)
-        given = self._scale(array, scale, clip)
-        elements, scales, outer = self._encode(array, given, 1.0 if clip is None else clip)
+        array, drawing = as_float32(x), self.drawing(rng)
+        made = drawing._encode_at_once(array, float(clip_share(clip))) if scale is None else None
+        if made is None:
+            given = self._scale(array, scale, clip)
+            made = drawing._encode(array, given, float(clip_share(clip)))
+        elements, scales, outer = made
         return Encoded(self, array.shape, elements, scales, outer, torch=like(x, array) is not array)
 
-    def quantize(self, x: Any, scale: Any = None, clip: float | None = None, out: Any = None) -> Any:
+    def quantize(
+        self,
+        x: Any,
+        scale: Any = None,
+        clip: float | None = None,
+        out: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
         """Return the values that `encode(x).decode()` gives, bit for bit, without storing codes.
 
         Args:
             out: contiguous float32 tensor of the same shape to write to, `x` itself allowed.
         """
-        array = as_float32(x)
-        given = self._scale(array, scale, clip)
-        result = self._quantize(array, given, 1.0 if clip is None else clip, out, x)
+        array, drawing = as_float32(x), self.drawing(rng)
+        result = drawing._quantize_at_once(array, float(clip_share(clip)), out, x) if scale is None else None
+        if result is None:
+            given = self._scale(array, scale, clip)
+            result = drawing._quantize(array, given, float(clip_share(clip)), out, x)
         return out if out is not None else like(x, result)
 
-    def from_packed(self, codes: np.ndarray, scales: np.ndarray, shape: tuple[int, ...], outer: float = 1.0) -> Encoded:
-        """Return the stored tensor whose packed codes and scales are given, as read from a file or RTL.
+    def pack_elements(self, elements: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the codes of a tensor of `shape` as bytes (..., bytes per row)."""
+        rows = pack(rows_of(elements), self.code_bits, self.first_high)
+        return rows.reshape(*shape[:-1], rows.shape[-1])
+
+    def from_packed(
+        self,
+        codes: np.ndarray,
+        scales: np.ndarray,
+        shape: tuple[int, ...],
+        outer: float = 1.0,
+        side: Mapping[str, np.ndarray] | None = None,
+    ) -> Encoded:
+        """Return the stored tensor whose packed codes, scales and side data are given, as read from a file or RTL.
 
         Raises:
             MacloomError: the codes do not have the bytes that the shape needs.
         """
-        length = self.row_codes(shape[-1])
+        length = self.row_codes(shape[-1] if shape else 1)
         expected = (*shape[:-1], packed_row_bytes(length, self.code_bits))
         codes = np.asarray(codes, np.uint8)
         if codes.shape != expected:
             raise MacloomError(f"codes: must have shape {expected} for a tensor of {tuple(shape)}, not {codes.shape}")
         rows = unpack(codes.reshape(-1, expected[-1]), self.code_bits, length, self.first_high)
-        elements = rows.reshape(*shape[:-1], length)
-        return Encoded(self, tuple(shape), elements, np.asarray(scales), np.float32(outer))
+        elements = rows.reshape((*shape[:-1], length) if shape or length > 1 else ())
+        return Encoded(self, tuple(shape), elements, np.asarray(scales), np.float32(outer), side=side)
 
     def _scale(self, x: np.ndarray, scale: Any, clip: float | None) -> np.ndarray:
         return self.calibrate(x, clip) if scale is None else np.asarray(as_float32(scale, "scale"))

@@ -113,7 +113,7 @@ def test_names_are_loaded():
     [
         (("tiny", "olive-sb", "ovp4"), "did you mean 'olive-sa'?"),
         (("tinny", "olive-sa", "ovp4"), "did you mean 'tiny'"),
-        (("tiny", "olive-sa", "ovp5"), "recipe: format: unknown name 'ovp5'; did you mean 'ovp8', 'ovp4'?"),
+        (("tiny", "olive-sa", "ovp5"), "recipe: format: unknown name 'ovp5'; did you mean 'ovp8', 'ovp4'"),
         (("tiny", "olive-sa", "ovp4", "oss"), "dataflow: unknown name 'oss'; did you mean 'os'"),
     ],
 )

@@ -42,7 +42,7 @@ def code_tables(fmt: TensorFormat) -> dict[str, dict[str, list[Any]]]:
 
     Both are by element format, and empty where codes are too wide to list.
     """
-    elements = element_formats(fmt) if fmt.code_bits <= TABLE_BITS else {}
+    elements = {use: e for use, e in element_formats(fmt).items() if max(fmt.code_bits, e.bits) <= TABLE_BITS}
     return {
         "values": {use: element.values.tolist() for use, element in elements.items()},
         "unused_codes": {

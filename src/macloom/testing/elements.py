@@ -23,7 +23,7 @@ from macloom.testing.inputs import (
     say,
 )
 
-ALL_ROUNDINGS = tuple(Rounding)
+ROUNDINGS = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.TOWARD_ZERO, Rounding.TO_ODD)
 
 
 def overflow_policies(element: ElementFormat) -> list[Overflow]:
@@ -88,7 +88,7 @@ def check_round_trip(element: ElementFormat) -> None:
 def check_reference(element: ElementFormat) -> None:
     """The vectorised encoder equals the scalar reference for every rounding and overflow policy."""
     x = probes(element, MAX_GRID_POINTS if element.bits <= 8 else 100)
-    for rounding in ALL_ROUNDINGS:
+    for rounding in ROUNDINGS:
         for overflow in overflow_policies(element):
             got = element.encode(x, rounding, overflow).tolist()
             for value, code in zip(x.tolist(), got, strict=True):
@@ -103,7 +103,7 @@ def check_reference(element: ElementFormat) -> None:
 def check_monotone(element: ElementFormat) -> None:
     """A larger input never gets a smaller value."""
     x = probes(element)
-    for rounding in ALL_ROUNDINGS:
+    for rounding in ROUNDINGS:
         for overflow in (o for o in overflow_policies(element) if o is not Overflow.TO_NAN):
             q = element.quantize(x, rounding, overflow)
             wrong = np.flatnonzero(q[1:] < q[:-1])
@@ -118,7 +118,7 @@ def check_odd_symmetric(element: ElementFormat) -> None:
     x = probes(element)
     if not np.any(element.encodable[0] == 0):
         x = x[x != 0]  # a format without zero has to choose a sign for it
-    for rounding in ALL_ROUNDINGS:
+    for rounding in ROUNDINGS:
         for overflow in overflow_policies(element):
             q, mirrored = element.quantize(x, rounding, overflow), -element.quantize(-x, rounding, overflow)
             wrong = np.flatnonzero((q != mirrored) & ~(np.isnan(q) & np.isnan(mirrored)))
@@ -133,7 +133,7 @@ def check_faithful(element: ElementFormat) -> None:
     x = x[(x >= values[0]) & (x <= values[-1])]
     high = np.minimum(np.searchsorted(values, x), len(values) - 1)
     low = np.where(values[high] == x, high, high - 1)
-    for rounding in ALL_ROUNDINGS:
+    for rounding in ROUNDINGS:
         q = element.values[element.encode(x, rounding)]
         outside = np.flatnonzero((q != values[low]) & (q != values[high]))
         i = int(outside[0]) if len(outside) else 0
@@ -198,7 +198,7 @@ def check_kernels(element: ElementFormat) -> None:
     quantize_rows(element, rows, one, len(x), out, element.name)
     same = bool(np.all(same_bits(out[0], values)))
     say(same, f"{element.name}: the kernel's values differ in {first_difference(out[0], values, x)}")
-    for rounding in ALL_ROUNDINGS:
+    for rounding in ROUNDINGS:
         table = lookup_table(element, rounding)
         if table is None:
             continue
@@ -216,6 +216,22 @@ def check_kernels(element: ElementFormat) -> None:
         )
 
 
+def check_stochastic(element: ElementFormat) -> None:
+    """Stochastic rounding takes one of the two neighbours, never moves a value, and repeats with its generator."""
+    values = element.encodable[0]
+    x = probes(element)
+    x = x[(x >= values[0]) & (x <= values[-1])]
+    high = np.minimum(np.searchsorted(values, x), len(values) - 1)
+    low = np.where(values[high] == x, high, high - 1)
+    codes = [element.encode(x, Rounding.STOCHASTIC, rng=np.random.default_rng(s)) for s in (0, 0, 1)]
+    say(np.array_equal(codes[0], codes[1]), f"{element.name}: the same generator rounds differently")
+    for drawn in codes:
+        q = element.values[drawn]
+        wrong = np.flatnonzero((q != values[low]) & (q != values[high]))
+        i = int(wrong[0]) if len(wrong) else 0
+        say(not len(wrong), f"{element.name}: stochastic rounding takes {x[i]} to {q[i]}, past its neighbours")
+
+
 def check_specials(element: ElementFormat) -> None:
     """NaN, infinities, policies that the format cannot serve and codes out of range are refused or stored as told."""
     nan = np.array([1.0, math.nan])
@@ -228,7 +244,7 @@ def check_specials(element: ElementFormat) -> None:
     saturated = element.values[element.encode(both)].tolist()
     ends = [element.max_value, element.min_value]
     say(saturated == ends, f"{element.name}: infinities saturate to {saturated}, not {ends}")
-    for overflow in set(Overflow) - set(overflow_policies(element)):
+    for overflow in {Overflow.TO_INF, Overflow.TO_NAN} - set(overflow_policies(element)):
         _refuses(element, f"overflow {overflow}", lambda o=overflow: element.encode(both, overflow=o))
     if element.infinity:
         kept = element.values[element.encode(both, overflow=Overflow.TO_INF)]
@@ -267,6 +283,7 @@ ELEMENT_CHECKS: dict[str, Callable[[ElementFormat], None]] = {
     "faithful": check_faithful,
     "pairs": check_pairs,
     "kernels": check_kernels,
+    "stochastic": check_stochastic,
     "specials": check_specials,
     "shapes": check_shapes,
 }
