@@ -6,8 +6,7 @@ format of your own needs no registration.
 """
 
 import macloom.formats.catalog
-import macloom.formats.ovp_options  # noqa: F401 - registers outlier-victim pairs
-from macloom.formats.abfloat import AbFloat
+import macloom.formats.outliers.ovp_options  # noqa: F401 - registers outlier-victim pairs
 from macloom.formats.accumulator import (
     Accumulator,
     ExactAccumulator,
@@ -17,53 +16,54 @@ from macloom.formats.accumulator import (
     default_accumulator,
     get_accumulator,
 )
-from macloom.formats.adaptivfloat import AdaptivFloat, AdaptivScaled
-from macloom.formats.affine import Affine
-from macloom.formats.biscaled import BiScaled
-from macloom.formats.bitstack import BitStack
-from macloom.formats.block import Block, ScaleRule
-from macloom.formats.codebook import BlockwiseCodebook, Codebook, fit_codebook
-from macloom.formats.decoded import DecodedFormat
-from macloom.formats.dense_sparse import DenseSparse
-from macloom.formats.dfp import DynamicFixedPoint
-from macloom.formats.dgq import DualGrained
-from macloom.formats.double_rounding import DoubleRounding
 from macloom.formats.element import ElementFormat, OperandClass
-from macloom.formats.flint import Flint
+from macloom.formats.elements.abfloat import AbFloat
+from macloom.formats.elements.adaptivfloat import AdaptivFloat, AdaptivScaled
+from macloom.formats.elements.codebook import BlockwiseCodebook, Codebook, fit_codebook
+from macloom.formats.elements.decoded import DecodedFormat
+from macloom.formats.elements.flint import Flint
+from macloom.formats.elements.hifloat8 import HiFloat8
+from macloom.formats.elements.integer import IntFormat
+from macloom.formats.elements.logarithmic import LogFormat, UnitLog
+from macloom.formats.elements.minifloat import FloatFormat, Specials
+from macloom.formats.elements.posit import Posit
+from macloom.formats.elements.power import AdditivePowerOfTwo, PowerOfTwo
+from macloom.formats.elements.tan import TanFormat
+from macloom.formats.elements.ternary import Binary, Ternary
 from macloom.formats.gemm import GemmReport, gemm
-from macloom.formats.gobo import Gobo
 from macloom.formats.grammar import format_entry, get_format, list_formats
-from macloom.formats.hifloat8 import HiFloat8
-from macloom.formats.integer import IntFormat
-from macloom.formats.kvquant import KVQuant
-from macloom.formats.kvquant_catalog import rotate
-from macloom.formats.llm_fp4 import SearchedFloat
-from macloom.formats.llm_int8 import LlmInt8
-from macloom.formats.logarithmic import LogFormat, UnitLog
-from macloom.formats.minifloat import FloatFormat, Specials
-from macloom.formats.olaccel import OutlierMode
-from macloom.formats.ovp import Assign, Ovp
-from macloom.formats.ovp_adaptive import AdaptiveOvp
-from macloom.formats.ovp_upstream import OvpUpstream
-from macloom.formats.pair_permutation import pair_permutation, shared_pairs
+from macloom.formats.outliers.biscaled import BiScaled
+from macloom.formats.outliers.dense_sparse import DenseSparse
+from macloom.formats.outliers.gobo import Gobo
+from macloom.formats.outliers.kvquant import KVQuant
+from macloom.formats.outliers.kvquant_catalog import rotate
+from macloom.formats.outliers.llm_int8 import LlmInt8
+from macloom.formats.outliers.olaccel import OutlierMode
+from macloom.formats.outliers.ovp import Assign, Ovp
+from macloom.formats.outliers.ovp_adaptive import AdaptiveOvp
+from macloom.formats.outliers.ovp_upstream import OvpUpstream
+from macloom.formats.outliers.pair_permutation import pair_permutation, shared_pairs
+from macloom.formats.outliers.sparse import Layout, SparseStore
+from macloom.formats.outliers.squeezellm import SqueezeLLM
 from macloom.formats.policy import NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
-from macloom.formats.posit import Posit
-from macloom.formats.power import AdditivePowerOfTwo, PowerOfTwo
-from macloom.formats.preshift import PreShifted
 from macloom.formats.reference import encode_reference
-from macloom.formats.reparam import KSort, Merge, Rope, k_sort, merge_channels, merge_scales
 from macloom.formats.scale_storage import DoubleQuantizedScale, IntegerScale, PowerOfTwoScale
-from macloom.formats.scaled import Scaled
 from macloom.formats.scales import Grain, Granularity
-from macloom.formats.sparse import Layout, SparseStore
-from macloom.formats.squeezellm import SqueezeLLM
-from macloom.formats.statistic import Statistic, StatisticScaled
-from macloom.formats.tan import TanFormat
 from macloom.formats.tensor import Encoded, Operand, SparseMatrix, TensorFormat
-from macloom.formats.ternary import Binary, Ternary
+from macloom.formats.tensors.affine import Affine
+from macloom.formats.tensors.bitstack import BitStack
+from macloom.formats.tensors.block import Block, ScaleRule
+from macloom.formats.tensors.dfp import DynamicFixedPoint
+from macloom.formats.tensors.dgq import DualGrained
+from macloom.formats.tensors.double_rounding import DoubleRounding
+from macloom.formats.tensors.llm_fp4 import SearchedFloat
+from macloom.formats.tensors.preshift import PreShifted
+from macloom.formats.tensors.reparam import KSort, Merge, Rope, k_sort, merge_channels, merge_scales
+from macloom.formats.tensors.scaled import Scaled
+from macloom.formats.tensors.statistic import Statistic, StatisticScaled
+from macloom.formats.tensors.twinlog import TwinLog
+from macloom.formats.tensors.vector_codebook import VectorCodebook
 from macloom.formats.threads import set_threads
-from macloom.formats.twinlog import TwinLog
-from macloom.formats.vector_codebook import VectorCodebook
 
 __all__ = [
     "AbFloat",

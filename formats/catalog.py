@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 
 from macloom.errors import MacloomError
-from macloom.formats.block import Block, ScaleRule
-from macloom.formats.codebook import Mode
 from macloom.formats.element import ElementFormat
-from macloom.formats.flint import Flint
+from macloom.formats.elements.codebook import Mode
+from macloom.formats.elements.flint import Flint
+from macloom.formats.elements.integer import IntFormat
+from macloom.formats.elements.minifloat import BF16, FP16, FP32, FloatFormat, Specials
 from macloom.formats.grammar import (
     CATALOG,
     Builder,
@@ -18,10 +19,9 @@ from macloom.formats.grammar import (
     integer_option,
     scaled,
 )
-from macloom.formats.integer import IntFormat
-from macloom.formats.minifloat import BF16, FP16, FP32, FloatFormat, Specials
 from macloom.formats.scales import Grain
 from macloom.formats.tensor import TensorFormat
+from macloom.formats.tensors.block import Block, ScaleRule
 
 
 def _float(

@@ -6,8 +6,8 @@ import numpy as np
 
 from macloom.errors import MacloomError
 from macloom.formats.element import ElementFormat
+from macloom.formats.elements.integer import IntFormat
 from macloom.formats.grid import encode_with_table
-from macloom.formats.integer import IntFormat
 from macloom.formats.policy import DRAW_BITS, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 
 

@@ -98,7 +98,7 @@ def gemm_operands(a: Operand, b: Operand, accumulator: Accumulator, report: Gemm
         isinstance(accumulator, IntegerAccumulator) and bound < 2.0 ** (accumulator.bits - 1)
     )
     if len(edges) > 1 and fits and bound < 2.0**53:
-        from macloom.formats.dot import segmented_float32
+        from macloom.formats.kernels.dot import segmented_float32
 
         result = segmented_float32(a.centred(), b.centred(), segment, unit, double=bound >= 2.0**24)
     else:
@@ -106,7 +106,7 @@ def gemm_operands(a: Operand, b: Operand, accumulator: Accumulator, report: Gemm
     if a.outer != 1 or b.outer != 1:
         result *= np.float32(a.outer * b.outer)
     if a.sparse is not None or b.sparse is not None:
-        from macloom.formats.sparse import add_sparse_products
+        from macloom.formats.outliers.sparse import add_sparse_products
 
         add_sparse_products(a, b, result)
     return result
@@ -192,7 +192,7 @@ def _inner(
     """Return the accumulator's sum over one segment, as float32 in real units (before scales)."""
     left, right = a.units[..., part], b.units[..., part]
     if isinstance(accumulator, FloatAccumulator):
-        from macloom.formats.dot import sequential_float32
+        from macloom.formats.kernels.dot import sequential_float32
 
         total = sequential_float32(left, right)
         total *= np.float32(unit)
@@ -206,7 +206,7 @@ def _inner(
     elif bound < 2.0**53:
         total = np.matmul(left.astype(np.float64), np.swapaxes(right.astype(np.float64), -1, -2))
     elif isinstance(accumulator, ExactAccumulator):
-        from macloom.formats.dot import exact_float32
+        from macloom.formats.kernels.dot import exact_float32
 
         total = exact_float32(left, right)
     else:

@@ -15,15 +15,15 @@ from typing import TypeVar
 
 from macloom._registry import Registry
 from macloom.errors import MacloomError, unknown
-from macloom.formats.block import Block
 from macloom.formats.element import MAX_TABLE_BITS, ElementFormat, check_overflow_policy
-from macloom.formats.integer import IntFormat
-from macloom.formats.minifloat import BF16, FP16, FP32, FloatFormat
+from macloom.formats.elements.integer import IntFormat
+from macloom.formats.elements.minifloat import BF16, FP16, FP32, FloatFormat
 from macloom.formats.policy import DEFAULT_POLICY, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 from macloom.formats.scale_storage import SCALE_STORAGES
-from macloom.formats.scaled import Scaled
 from macloom.formats.scales import E4M3, E8M0, Grain, Granularity, ScaleFormat
 from macloom.formats.tensor import TensorFormat
+from macloom.formats.tensors.block import Block
+from macloom.formats.tensors.scaled import Scaled
 
 Options = Mapping[str, str]
 Builder = Callable[[str, Options], TensorFormat]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from macloom.formats.minifloat import FP32, FloatFormat
+from macloom.formats.elements.minifloat import FP32, FloatFormat
 
 
 @dataclass(frozen=True)

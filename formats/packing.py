@@ -26,7 +26,7 @@ def pack(codes: np.ndarray, bits: int, first_high: bool = False) -> np.ndarray:
     if bits in (16, 32):
         return codes.astype(f"{'>' if first_high else '<'}u{bits // 8}").view(np.uint8)
     if codes.dtype == np.uint8 and (bits == 4 or (bits < 8 and not first_high)):
-        from macloom.formats.packing_kernels import pack_bits, pack_nibbles
+        from macloom.formats.kernels.packing import pack_bits, pack_nibbles
 
         out = np.empty((codes.shape[0], packed_row_bytes(codes.shape[1], bits)), np.uint8)
         if bits == 4:
@@ -53,7 +53,7 @@ def unpack(packed: np.ndarray, bits: int, length: int, first_high: bool = False)
         out[:, 0::2], out[:, 1::2] = (high, low) if first_high else (low, high)
         return out[:, :length]
     if bits < 8 and not first_high:
-        from macloom.formats.packing_kernels import unpack_bits
+        from macloom.formats.kernels.packing import unpack_bits
 
         out = np.empty((packed.shape[0], length), np.uint8)
         run_rows(unpack_bits, len(out), out.size, packed, bits, out)

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from macloom.errors import MacloomError
 from macloom.formats.element import ElementFormat, check_overflow_policy, prefer_upper_on_tie
-from macloom.formats.integer import IntFormat
+from macloom.formats.elements.integer import IntFormat
 from macloom.formats.policy import NO_GENERATOR, NanPolicy, Overflow, Rounding, ZeroPolicy
 
 

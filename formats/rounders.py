@@ -165,7 +165,8 @@ def _round(
     out: np.ndarray,
     coded: bool,
 ) -> None:
-    from macloom.formats import kernels, step_kernels
+    from macloom.formats.kernels import lookup as kernels
+    from macloom.formats.kernels import step as step_kernels
 
     rounding = policy.rounding or element.default_rounding
     plain = policy.overflow is Overflow.SATURATE

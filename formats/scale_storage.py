@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.minifloat import FP32, FloatFormat
+from macloom.formats.elements.minifloat import FP32, FloatFormat
 from macloom.formats.scales import SMALLEST_SCALE, ScaleStorage, store_scale
 
 POWER_BITS = 8

@@ -11,7 +11,7 @@ import numpy as np
 
 from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats.arrays import check_finite, rows_of
-from macloom.formats.minifloat import FloatFormat, Specials
+from macloom.formats.elements.minifloat import FloatFormat, Specials
 from macloom.formats.threads import run_rows
 
 SMALLEST_SCALE = np.float32(2.0**-126)
@@ -95,7 +95,7 @@ class Granularity:
         Raises:
             MacloomError: `x` holds NaN or infinities.
         """
-        from macloom.formats.kernels import absmax
+        from macloom.formats.kernels.lookup import absmax
 
         rows = rows_of(x)
         block = self.block(rows.shape[1], name)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from macloom.formats import Block, get_format
-from macloom.formats.block import ScaleRule
 from macloom.formats.scales import E4M3
+from macloom.formats.tensors.block import ScaleRule
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "mx.json").read_text())
 BY_GOLDEN_NAME = {

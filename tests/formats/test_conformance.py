@@ -7,9 +7,9 @@ import re
 import pytest
 
 from macloom.formats import ElementFormat, IntFormat, Ovp, format_entry, get_format, list_formats
-from macloom.formats.flint import Flint
+from macloom.formats.elements.flint import Flint
+from macloom.formats.elements.minifloat import FloatFormat, Specials
 from macloom.formats.grammar import WORDS
-from macloom.formats.minifloat import FloatFormat, Specials
 from macloom.formats.scales import E8M0
 from macloom.testing import ELEMENT_CHECKS, TENSOR_CHECKS, check_element_format, check_tensor_format
 

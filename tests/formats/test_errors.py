@@ -24,8 +24,8 @@ from macloom.formats import (
     set_threads,
 )
 from macloom.formats.catalog import FLOATS
+from macloom.formats.elements.minifloat import FP32
 from macloom.formats.grid import encode_with_table
-from macloom.formats.minifloat import FP32
 from macloom.formats.policy import Rounding
 
 ONES = np.ones((2, 32), np.float32)

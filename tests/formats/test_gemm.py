@@ -26,8 +26,8 @@ from macloom.formats import (
     get_format,
     set_threads,
 )
-from macloom.formats.dot import exact_float32, round_sum_to_float32, segmented_float32, sequential_float32
 from macloom.formats.gemm import gemm_operands
+from macloom.formats.kernels.dot import exact_float32, round_sum_to_float32, segmented_float32, sequential_float32
 from macloom.formats.scales import E4M3, E8M0
 
 

@@ -17,7 +17,7 @@ import torch
 
 from macloom.formats import ElementFormat, Flint, FloatFormat, IntFormat, Overflow, Rounding, get_format
 from macloom.formats.catalog import FLOATS
-from macloom.formats.minifloat import Specials
+from macloom.formats.elements.minifloat import Specials
 from macloom.formats.scales import E8M0
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "ovp.json").read_text())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from macloom.formats import IntFormat, Scaled, get_format
-from macloom.formats.minifloat import BF16, FP16, FP32
+from macloom.formats.elements.minifloat import BF16, FP16, FP32
 from macloom.formats.scales import Grain, Granularity, store_scale
 
 X = np.random.default_rng(0).normal(size=(3, 4, 32)).astype(np.float32)

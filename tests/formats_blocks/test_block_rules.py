@@ -10,8 +10,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import gemm, get_format
-from macloom.formats.block import Block, ScaleRule, power_of_two_exponents
 from macloom.formats.scales import E4M3
+from macloom.formats.tensors.block import Block, ScaleRule, power_of_two_exponents
 
 ELEMENTS = {"mxfp8_e4m3": 3, "mxfp8_e5m2": 2, "mxfp6_e3m2": 2, "mxfp6_e2m3": 3, "mxfp4": 1, "mxint8": 6}
 

@@ -9,8 +9,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import DynamicFixedPoint, FloatFormat, Granularity, IntFormat, Rounding, gemm, get_format
-from macloom.formats.dfp import Dynamic, add, down_convert, multiply, safe_chain, shift_right
 from macloom.formats.scales import Grain
+from macloom.formats.tensors.dfp import Dynamic, add, down_convert, multiply, safe_chain, shift_right
 
 
 def exponent_of(x: np.ndarray, p: int) -> int:

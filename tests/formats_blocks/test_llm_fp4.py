@@ -10,8 +10,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import PreShifted, SearchedFloat, gemm, get_format
-from macloom.formats.codebook import Mode
-from macloom.formats.llm_fp4 import ELEMENTS, EvenSignificand, bias_of, candidates, search_layer
+from macloom.formats.elements.codebook import Mode
+from macloom.formats.tensors.llm_fp4 import ELEMENTS, EvenSignificand, bias_of, candidates, search_layer
 
 SHAPES = {"e2m1": (2, 1), "e3m0": (3, 0), "e1m2": (1, 2)}
 

@@ -9,7 +9,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import DoubleQuantizedScale, IntegerScale, PowerOfTwoScale, get_format
-from macloom.formats.minifloat import FP16
+from macloom.formats.elements.minifloat import FP16
 from macloom.formats.scale_storage import dynamic_map
 from macloom.formats.scales import E4M3, E8M0
 

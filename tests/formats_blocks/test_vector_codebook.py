@@ -7,7 +7,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import VectorCodebook, gemm, get_format, set_threads
-from macloom.formats.vector_codebook import fit_vectors
+from macloom.formats.tensors.vector_codebook import fit_vectors
 
 
 def weights(*shape: int, seed: int = 0) -> np.ndarray:

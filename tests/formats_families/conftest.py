@@ -23,7 +23,7 @@ from macloom.formats import (
     Ternary,
     UnitLog,
 )
-from macloom.formats.codebook import af4, fp4_bnb, nf4
+from macloom.formats.elements.codebook import af4, fp4_bnb, nf4
 
 ELEMENTS: Sequence[ElementFormat] = [
     *(Posit(width=8, exponent_bits=es) for es in (0, 1, 2, 3)),

@@ -12,7 +12,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import AdaptivFloat, AdaptivScaled, get_format
-from macloom.formats.adaptivfloat import Definition
+from macloom.formats.elements.adaptivfloat import Definition
 
 Around = Callable[[np.ndarray], np.ndarray]
 

@@ -13,8 +13,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import Codebook, fit_codebook, get_format
-from macloom.formats.codebook import FP4_POINTS, NF4_LEVELS, NF4_POINTS, Mode, af4, fp4_bnb, nf4
-from macloom.formats.minifloat import FP16, FP32
+from macloom.formats.elements.codebook import FP4_POINTS, NF4_LEVELS, NF4_POINTS, Mode, af4, fp4_bnb, nf4
+from macloom.formats.elements.minifloat import FP16, FP32
 
 Around = Callable[[np.ndarray], np.ndarray]
 

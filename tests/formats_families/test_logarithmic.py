@@ -13,8 +13,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import LogFormat, UnitLog, get_format
-from macloom.formats.logarithmic import exp2_nearest, exp2_separator
-from macloom.formats.minifloat import BF16, FP16, FP32
+from macloom.formats.elements.logarithmic import exp2_nearest, exp2_separator
+from macloom.formats.elements.minifloat import BF16, FP16, FP32
 
 Around = Callable[[np.ndarray], np.ndarray]
 

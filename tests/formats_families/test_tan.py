@@ -11,7 +11,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import TanFormat, get_format
-from macloom.formats.tan import Sides
+from macloom.formats.elements.tan import Sides
 
 
 def formula(x: np.ndarray, n: int, a: float, sides: Sides) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 from macloom.errors import MacloomError
 from macloom.formats import Binary, Granularity, Statistic, StatisticScaled, get_format
 from macloom.formats.scales import Grain
-from macloom.formats.statistic import granules, measure
+from macloom.formats.tensors.statistic import granules, measure
 
 W = np.float32([0.9, -0.05, 0.3, -0.7, 0.12, -0.33, 0.02, 0.5])
 

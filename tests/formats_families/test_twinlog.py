@@ -11,9 +11,9 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import TwinLog, get_format
-from macloom.formats.codebook import Mode
-from macloom.formats.minifloat import FP16
-from macloom.formats.twinlog import OFFSETS, QUANTILES
+from macloom.formats.elements.codebook import Mode
+from macloom.formats.elements.minifloat import FP16
+from macloom.formats.tensors.twinlog import OFFSETS, QUANTILES
 
 PAPER = TwinLog(name="twinlog3", width=3)
 UPSTREAM = TwinLog(name="twinlog3u", width=3, mode=Mode.UPSTREAM)

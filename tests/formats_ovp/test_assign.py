@@ -117,8 +117,8 @@ def test_quantize_equals_encode_then_decode(text: str, shape: tuple[int, ...]) -
 @pytest.mark.parametrize("length", [1, 2, 33, 64])
 def test_fast_codes_equal_those_by_table(name: str, length: int) -> None:
     """The vector loop and the look-up, which flint4 and assign=joint use, are two ways to the same codes."""
-    from macloom.formats.ovp_table import pair_table
-    from macloom.formats.pair_kernels import pair_codes
+    from macloom.formats.kernels.pair import pair_codes
+    from macloom.formats.outliers.ovp_table import pair_table
 
     fmt = ovp(name)
     values = np.concatenate([e.encodable[0] for e in (fmt.normal, fmt.outlier)])

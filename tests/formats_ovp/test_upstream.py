@@ -11,7 +11,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import Grain, Granularity, OvpUpstream, get_format
-from macloom.formats.ovp_upstream import Kind, Signed, normal_element, upstream_grid
+from macloom.formats.outliers.ovp_upstream import Kind, Signed, normal_element, upstream_grid
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "ovp_upstream.json").read_text())
 TENSOR, ROW = Granularity(grain=Grain.TENSOR), Granularity(grain=Grain.ROW)

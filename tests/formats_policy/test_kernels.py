@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from macloom.formats import Policy, Rounding, get_format, set_threads
-from macloom.formats.minifloat import FloatFormat
+from macloom.formats.elements.minifloat import FloatFormat
 from macloom.formats.packing import pack, unpack
 from macloom.formats.rounders import encode_rows, steps_of
 

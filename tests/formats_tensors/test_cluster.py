@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement, pairwise
 import numpy as np
 import pytest
 
-from macloom.formats.cluster import cluster_rows, least_absolute_error, nearest_index
+from macloom.formats.outliers.cluster import cluster_rows, least_absolute_error, nearest_index
 
 
 def f32(values: object) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from macloom.errors import MacloomError
 from macloom.formats import gemm, get_format, set_threads
-from macloom.formats.sparse import all_values, dense_values, round_to
+from macloom.formats.outliers.sparse import all_values, dense_values, round_to
 from macloom.formats.tensor import Encoded
 
 NAMES = (

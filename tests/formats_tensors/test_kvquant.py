@@ -7,7 +7,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import KVQuant, get_format, rotate
-from macloom.formats.cluster import cluster_rows
+from macloom.formats.outliers.cluster import cluster_rows
 
 
 def make(name: str) -> KVQuant:

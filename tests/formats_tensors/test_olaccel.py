@@ -9,8 +9,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import DenseSparse, Grain, Granularity, IntFormat, Scaled, SparseStore, gemm, get_format
-from macloom.formats.minifloat import FP16
-from macloom.formats.sparse import Layout
+from macloom.formats.elements.minifloat import FP16
+from macloom.formats.outliers.sparse import Layout
 
 
 def f32(values: object) -> np.ndarray:

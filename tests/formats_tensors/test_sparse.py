@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from macloom.errors import MacloomError
 from macloom.formats import FloatFormat, IntFormat
-from macloom.formats.minifloat import FP16, FP32
-from macloom.formats.sparse import Layout, SparseStore, row_indices, stored_codes, stored_values
+from macloom.formats.elements.minifloat import FP16, FP32
+from macloom.formats.outliers.sparse import Layout, SparseStore, row_indices, stored_codes, stored_values
 
 
 def f32(values: object) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import SqueezeLLM, get_format
-from macloom.formats.cluster import cluster_rows
+from macloom.formats.outliers.cluster import cluster_rows
 
 
 def make(name: str) -> SqueezeLLM:

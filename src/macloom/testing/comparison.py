@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.block import Block
-from macloom.formats.ovp import Ovp
-from macloom.formats.scaled import Scaled
+from macloom.formats.outliers.ovp import Ovp
 from macloom.formats.tensor import TensorFormat
+from macloom.formats.tensors.block import Block
+from macloom.formats.tensors.scaled import Scaled
 from macloom.testing.inputs import first_difference, same_bits, say, shapes, stores_negatives, tensor
 
 # Formats of these families take any finite tensor and follow its scale; others may say otherwise.

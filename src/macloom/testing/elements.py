@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.decoded import DecodedFormat
 from macloom.formats.element import ElementFormat
+from macloom.formats.elements.decoded import DecodedFormat
 from macloom.formats.policy import Overflow, Rounding
 from macloom.formats.reference import encode_reference
 from macloom.testing.inputs import (

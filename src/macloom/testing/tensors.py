@@ -9,8 +9,8 @@ import numpy as np
 
 from macloom.errors import MacloomError
 from macloom.formats import threads
-from macloom.formats.decoded import DecodedFormat
-from macloom.formats.sparse import all_values
+from macloom.formats.elements.decoded import DecodedFormat
+from macloom.formats.outliers.sparse import all_values
 from macloom.formats.tensor import Encoded, TensorFormat
 from macloom.testing.comparison import CORE, check_refuses, check_same, matrix, samples, takes
 from macloom.testing.inputs import (

@@ -1,0 +1,1 @@
+"""Element formats: one family per file, each with the names it registers."""

@@ -1,0 +1,1 @@
+"""Compiled loops; nothing here is imported before it is used."""

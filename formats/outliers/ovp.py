@@ -1,0 +1,278 @@
+"""Outlier-victim pairs (Guo et al., OliVe, ISCA 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from macloom.errors import MacloomError
+from macloom.formats.arrays import as_float32, check_finite, clip_share, largest_factor, output_for, rows_of
+from macloom.formats.element import ElementFormat, OperandClass
+from macloom.formats.elements.minifloat import FP32, FloatFormat
+from macloom.formats.outliers.ovp_search import search_scales
+from macloom.formats.outliers.ovp_table import midpoint, pair_table, whole_pair
+from macloom.formats.policy import Rounding
+from macloom.formats.scales import Grain, Granularity, store_scale
+from macloom.formats.tensor import Encoded, Operand, TensorFormat
+from macloom.formats.threads import run_rows
+
+
+class Assign(StrEnum):
+    """Which elements of a pair become outliers; see `Ovp`."""
+
+    NEAREST = "nearest"
+    THRESHOLD = "threshold"
+    JOINT = "joint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ovp(TensorFormat):
+    """Adjacent elements share their bits: an outlier takes a wide code and its victim becomes zero.
+
+    Pairs never straddle rows; a row of odd length is padded with a zero that is stored but is not a
+    value. An element is an outlier if the value nearest to it is one of the outlier type's; of two
+    outliers in a pair the larger magnitude stays, the left one at a tie. The victim's slot holds the
+    identifier, the code 100...0 of the normal type. A tie between a normal and an outlier value goes to
+    the normal one, and magnitudes beyond the largest outlier saturate.
+
+    `assign=threshold` takes every magnitude above `threshold` integer units (the largest normal value
+    unless given) for an outlier. `assign=joint` takes, for every pair, the encoding of least squared
+    error over both elements, so that the victim's loss counts.
+
+    Element 0 of a pair lies in the high half. Without `clip`, the scale is searched as the released
+    code does: 88 candidates around three standard deviations, least squared error.
+
+    Attributes:
+        selector_bits: bits stored besides, to tell which normal type was chosen (`normal=adaptive`).
+
+    >>> import numpy as np
+    >>> from macloom.formats import get_format
+    >>> get_format("ovp4").quantize(np.float32([1.0, 3.2, 50.0, 2.0]), scale=np.float32(1))
+    array([ 1.,  3., 48.,  0.], dtype=float32)
+    """
+
+    name: str
+    normal: ElementFormat
+    outlier: ElementFormat
+    granularity: Granularity = Granularity(grain=Grain.TENSOR)
+    scale_format: FloatFormat = FP32
+    assign: Assign = Assign.NEAREST
+    threshold: float | None = None
+    selector_bits: int = 0
+    first_high = True
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.assign is not Assign.THRESHOLD:
+            raise MacloomError(f"ovp.threshold: belongs to assign=threshold, not to assign={self.assign.value}")
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
+            raise MacloomError(f"ovp.threshold: must be positive and finite, not {self.threshold!r}")
+        if self.normal.bits != self.outlier.bits:
+            raise MacloomError(
+                f"ovp.outlier: must be as wide as the normal type ({self.normal.bits} bits), not {self.outlier.bits}"
+            )
+        smallest = float(self.outlier.encodable[0][self.outlier.encodable[0] > 0].min())
+        if smallest <= self.normal.max_value:
+            raise MacloomError(
+                f"ovp.outlier: must start above the largest normal value {self.normal.max_value:g}, "
+                f"not at {smallest:g}; raise its bias"
+            )
+        if self.identifier in self.normal.encodable[1]:
+            raise MacloomError(f"ovp.normal: {self.normal.name} uses every code, so that none is left to mark a victim")
+        if self.granularity.size is not None and self.granularity.size % 2:
+            raise MacloomError(f"ovp.group: must be even, so that pairs share a scale, not {self.granularity.size}")
+
+    @property
+    def identifier(self) -> int:
+        """The code that marks a victim."""
+        return 1 << (self.normal.bits - 1)
+
+    @property
+    def element(self) -> ElementFormat:  # type: ignore[override]
+        return self.normal
+
+    @property
+    def block(self) -> int | None:
+        return self.granularity.size
+
+    @property
+    def static_scale(self) -> bool:
+        return self.granularity.grain in (Grain.NONE, Grain.TENSOR)
+
+    @property
+    def operand(self) -> OperandClass:
+        both = self.normal.operand.union(self.outlier.operand)
+        exponents = [e.pair(int(c))[0] for e in (self.normal, self.outlier) for c in e.encodable[1]]
+        return OperandClass(
+            significand_bits=both.significand_bits,
+            exponent_bits=(max(exponents) - min(exponents)).bit_length(),
+            integer_bits=1 + self.max_unit.bit_length(),
+        )
+
+    @property
+    def max_unit(self) -> int:
+        return int(max(self.normal.max_value, self.outlier.max_value))
+
+    @property
+    def decoder_bits(self) -> int:
+        return 2 * self.normal.bits
+
+    @property
+    def decoder_elements(self) -> int:
+        return 2
+
+    def row_codes(self, length: int) -> int:
+        return length + length % 2
+
+    def scale_bits(self, shape: tuple[int, ...]) -> int:
+        if self.granularity.grain is Grain.NONE:
+            return self.selector_bits
+        return math.prod(self.granularity.scale_shape(shape, self.name)) * self.scale_format.bits + self.selector_bits
+
+    def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
+        x = as_float32(x)
+        if self.granularity.grain is Grain.NONE:
+            return np.asarray(np.float32(1))
+        if clip is not None:
+            largest = self.granularity.absolute_maximum(x, self.name)
+            scale = np.minimum(largest * clip_share(clip) / np.float32(self.normal.max_value), self.largest_scale)
+            return np.asarray(np.where(largest > 0, store_scale(scale, self.scale_format), np.float32(1)), np.float32)
+        return search_scales(self, x)[0]
+
+    @property
+    def largest_scale(self) -> np.float32:
+        """The largest scale whose products with outliers stay finite once it is stored."""
+        limit = largest_factor(self.max_unit)
+        if self.scale_format.bits > 16:
+            return limit
+        return np.float32(self.scale_format.quantize(np.array(limit), Rounding.TOWARD_ZERO)[()])
+
+    @cached_property
+    def boundary(self) -> float:
+        """The magnitude, in integer units, beyond which an element is taken for an outlier."""
+        if self.threshold is not None:
+            return self.threshold
+        return self.normal.max_value if self.assign is Assign.THRESHOLD else midpoint(self.normal, self.outlier)
+
+    def squared_errors(self, rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """Return the squared error (float64) of each row, a whole number of pairs, under its scale."""
+        errors = np.empty(len(rows))
+        self._pair_values(rows, scales[:, None], rows.shape[1] + 1, None, errors)
+        return errors
+
+    def _pair_values(
+        self, rows: np.ndarray, scales: np.ndarray, block: int, out: np.ndarray | None, errors: np.ndarray | None
+    ) -> None:
+        from macloom.formats.kernels.pair import joint_values, pair_values
+
+        table = pair_table(self.normal, self.outlier, self.boundary)
+        kernel = joint_values if self.assign is Assign.JOINT else pair_values
+        worst = np.empty(len(rows), np.uint32)
+        look_up = table.shift, table.entries, table.normals, table.outliers
+        run_rows(kernel, len(rows), rows.size, rows, scales, block, *look_up, out, worst, errors)
+        check_finite(worst, self.name)
+
+    def outliers(self, x: Any, scale: Any = None) -> np.ndarray:
+        """Return which elements of `x` are outliers under a scale: bool, the shape of `x`.
+
+        Victims count if they would be outliers by themselves. With `assign=joint` these are the
+        elements nearer to an outlier than to a normal value.
+        """
+        array = as_float32(x)
+        spread, block = self.check_scales(self._scale(array, scale, None), array.shape)
+        rows = rows_of(array)
+        limits = np.repeat(spread, block, axis=1)[:, : rows.shape[1]]
+        return (np.abs(rows / limits) > np.float32(self.boundary)).reshape(array.shape)
+
+    def check_scales(self, scale: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+        """Return scales spread over rows x segments and the elements of a segment, padding included."""
+        spread = self.granularity.row_scales(np.asarray(scale, np.float32), shape or (1,), self.name)
+        length = shape[-1] if shape else 1
+        if spread.shape[1] > 1 and self.granularity.grain is Grain.AXIS:
+            raise MacloomError(f"format {self.name!r}: both elements of a pair must share a scale; use another axis")
+        return spread, self.granularity.size or length + 1
+
+    def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        from macloom.formats.kernels.pair import joint_codes, pair_codes, whole_pair_codes
+
+        rows = rows_of(x)
+        spread, block = self.check_scales(scale, x.shape)
+        codes = np.empty((rows.shape[0], self.row_codes(rows.shape[1])), np.uint8)
+        worst = np.empty(rows.shape[0], np.uint32)
+        common = len(rows), rows.size, rows, spread, block
+        whole = None if self.assign is Assign.JOINT else whole_pair(self.normal, self.outlier)
+        if whole is not None:
+            boundary = np.float32(self.boundary)
+            run_rows(whole_pair_codes, *common, boundary, *whole, self.identifier, codes, worst)
+        else:
+            table = pair_table(self.normal, self.outlier, self.boundary)
+            look_up: tuple[Any, ...] = (table.shift, table.entries)
+            if self.assign is Assign.JOINT:
+                look_up = (*look_up, table.normals, table.outliers)
+            kernel = joint_codes if self.assign is Assign.JOINT else pair_codes
+            run_rows(kernel, *common, *look_up, self.identifier, codes, worst)
+        check_finite(worst, self.name)
+        return codes.reshape(*x.shape[:-1], codes.shape[1]), np.asarray(scale, np.float32), np.float32(1)
+
+    def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray:
+        result = output_for(template, out, x.shape)
+        rows = rows_of(x)
+        spread, block = self.check_scales(scale, x.shape)
+        self._pair_values(rows, spread, block, rows_of(result), None)
+        return result
+
+    @cached_property
+    def pair_values(self) -> np.ndarray:
+        """Both values of every stored pair, in integer units: float32 (2**(2 * bits), 2).
+
+        A pair whose left slot holds the identifier has an outlier on the right, and the other way round.
+        """
+        codes = np.arange(1 << self.decoder_bits)
+        left, right = codes >> self.normal.bits, codes & ((1 << self.normal.bits) - 1)
+        victim_left, victim_right = left == self.identifier, right == self.identifier
+        table = np.stack(
+            (
+                np.where(victim_left, 0, np.where(victim_right, self.outlier.values[left], self.normal.values[left])),
+                np.where(victim_left, self.outlier.values[right], np.where(victim_right, 0, self.normal.values[right])),
+            ),
+            axis=1,
+        )
+        return table.astype(np.float32)
+
+    def decode_slots(self, codes: np.ndarray) -> np.ndarray:
+        """Return the values, in integer units, of slot codes (..., even number of slots)."""
+        left, right = codes[..., 0::2].astype(np.uint16), codes[..., 1::2]
+        pairs = np.take(self.pair_values, (left << np.uint16(self.normal.bits)) | right, axis=0)
+        return pairs.reshape(codes.shape)
+
+    def decode_pairs(self, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both values of each stored pair, in integer units.
+
+        Args:
+            packed: one integer per pair (a byte for 4-bit types), element 0 in the high half.
+        """
+        packed = np.asarray(packed)
+        if packed.size and not 0 <= int(packed.min()) <= int(packed.max()) < len(self.pair_values):
+            bad = packed[(packed < 0) | (packed >= len(self.pair_values))].flat[0]
+            raise MacloomError(f"format {self.name!r}: pair code {int(bad)} is not in [0, {len(self.pair_values)})")
+        values = np.take(self.pair_values, packed, axis=0)
+        return values[..., 0], values[..., 1]
+
+    def decode(self, encoded: Encoded) -> np.ndarray:
+        spread, block = self.check_scales(encoded.scales, encoded.shape)
+        values = self.decode_slots(rows_of(encoded.elements))[:, : encoded.shape[-1] if encoded.shape else 1]
+        values = np.ascontiguousarray(values)
+        for s in range(spread.shape[1]):
+            values[:, s * block : (s + 1) * block] *= spread[:, s : s + 1]
+        return values.reshape(encoded.shape)
+
+    def operand_of(self, encoded: Encoded) -> Operand:
+        length = encoded.shape[-1]
+        spread, _ = self.check_scales(encoded.scales, encoded.shape)
+        units = np.ascontiguousarray(self.decode_slots(encoded.elements)[..., :length])
+        scales = spread.reshape(*encoded.shape[:-1], spread.shape[1])
+        return Operand(units, 0, scales, self.granularity.size or length, encoded.outer, self.max_unit)
