@@ -5,8 +5,9 @@ The public names are loaded on first use; drawing brings matplotlib with it, mea
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from macloom._lazy import lazy_names
 
 if TYPE_CHECKING:
     from macloom.explore.demo import Demo, run_demo
@@ -40,14 +41,4 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'macloom.explore' has no attribute {name!r}")
-    value = getattr(import_module(f"macloom.explore.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, globals())

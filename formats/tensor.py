@@ -89,14 +89,14 @@ class TensorFormat(ABC):
     # -- what a subclass states --------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def block(self) -> int | None:
         """Elements along the reduction axis that share a scale; None for whole rows or tensors."""
+        return None
 
     @property
-    @abstractmethod
     def static_scale(self) -> bool:
         """Whether one scale serves the whole tensor, so that calibration may fix it beforehand."""
+        return False
 
     @abstractmethod
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:

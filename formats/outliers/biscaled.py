@@ -64,14 +64,6 @@ class BiScaled(SideFormat):
         return IntFormat(width=self.width)
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def operand(self) -> OperandClass:
         """The integer, and an exponent that is 0 or the distance of the scales."""
         return OperandClass(

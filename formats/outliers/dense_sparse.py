@@ -158,10 +158,6 @@ class DenseSparse(SideFormat):
         return self.dense.block
 
     @property
-    def static_scale(self) -> bool:
-        return False  # the scale follows the share of outliers, which extremes alone do not tell
-
-    @property
     def operand(self) -> OperandClass:
         """That of the dense part; outliers are multiplied apart."""
         return self.dense.operand

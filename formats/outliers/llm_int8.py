@@ -65,14 +65,6 @@ class LlmInt8(SideFormat):
     def element(self) -> IntFormat:  # type: ignore[override]
         return IntFormat(width=8)
 
-    @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         return DENSE.scale_bits(shape)
 

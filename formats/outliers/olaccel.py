@@ -42,10 +42,6 @@ class OutlierMode(DenseSparse):
     """
 
     @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def reach(self) -> float:
         return self.element.max_value
 

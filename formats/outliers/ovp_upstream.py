@@ -141,10 +141,6 @@ class OvpUpstream(TensorFormat):
         return normal_element(self.kinds[0], self.width, True)
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
     def static_scale(self) -> bool:
         return self.granularity.grain is Grain.TENSOR
 

@@ -47,14 +47,6 @@ class TableFormat(SideFormat):
         return IntFormat(width=self.width, signed=False)
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def operand(self) -> OperandClass:
         return self.entry.operand
 

@@ -63,14 +63,6 @@ class BitStack(TensorFormat):
         return self.planes
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def decoder_bits(self) -> int:
         return self.planes
 

@@ -44,14 +44,6 @@ class PreShifted(TensorFormat):
     mode: Mode = Mode.PAPER
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def largest_shift(self) -> int:
         return (1 << self.element.exponent_bits) - 1
 

@@ -91,14 +91,6 @@ class TwinLog(TensorFormat):
         return self.width + (self.mode is Mode.UPSTREAM)
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def operand(self) -> OperandClass:
         return FP16.operand
 

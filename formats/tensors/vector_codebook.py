@@ -122,14 +122,6 @@ class VectorCodebook(TensorFormat):
         return self.index_bits + (self.residual.bit_length() - 1 if self.residual else 0)
 
     @property
-    def block(self) -> int | None:
-        return None
-
-    @property
-    def static_scale(self) -> bool:
-        return False
-
-    @property
     def decoder_bits(self) -> int:
         return self.code_bits
 
