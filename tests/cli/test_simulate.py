@@ -22,13 +22,13 @@ COMMAND = {"--workload": "tiny", "--accelerator": "olive-sa", "--recipe": "ovp4"
 
 def words(**changes: str) -> list[str]:
     """Return the command line with some options changed or added."""
-    given = COMMAND | {f"--{name}": value for name, value in changes.items()}
+    given = COMMAND | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
     return ["simulate", *(word for pair in given.items() for word in pair)]
 
 
 def test_prefill_is_what_simulate_gives(run_json: RunJson) -> None:
     shown = run_json(*words(sequence="96", batch="2", seed="4"))
-    workload = macloom.load_workload("tiny", sequence=96, batch=2)
+    workload = macloom.load_workload("tiny", sequence=96, batch=2, head_tokens="last")
     result = macloom.simulate(workload, macloom.load_accelerator("olive-sa"), recipe="ovp4")
     assert shown["totals"]["cycles"] == result.cycles
     assert shown["totals"]["energy_j"] == result.energy_j
@@ -43,6 +43,12 @@ def test_decode_takes_a_context(run_json: RunJson) -> None:
     assert short["totals"]["macs"] < long["totals"]["macs"]
 
 
+def test_prefill_may_want_the_logits_of_every_token(run_json: RunJson) -> None:
+    last, every = (run_json(*words(sequence="64", head_tokens=h))["totals"]["macs"] for h in ("last", "all"))
+    assert every - last == 63 * 256 * 256
+    assert last == run_json(*words(sequence="64"))["totals"]["macs"]
+
+
 def test_dataflow_replaces_the_accelerator_s_own(run_json: RunJson) -> None:
     cycles = {flow: run_json(*words(sequence="64", dataflow=flow))["totals"]["cycles"] for flow in ("os", "ws", "is")}
     assert cycles["os"] == run_json(*words(sequence="64"))["totals"]["cycles"]
@@ -52,9 +58,7 @@ def test_dataflow_replaces_the_accelerator_s_own(run_json: RunJson) -> None:
 def test_prints_totals_and_operations(capsys: Capture) -> None:
     assert main(words(sequence="64")) == 0
     captured = capsys.readouterr()
-    result = macloom.simulate(
-        macloom.load_workload("tiny", sequence=64), macloom.load_accelerator("olive-sa"), recipe="ovp4"
-    )
+    result = macloom.simulate(macloom.load_workload("tiny", sequence=64, head_tokens="last"), "olive-sa", recipe="ovp4")
     assert f"cycles            {result.cycles:,}\n" in captured.out
     for op in result.ops:
         assert f"\n{op.name} " in captured.out

@@ -141,6 +141,9 @@ def build_parser() -> Parser:
     simulate.add_argument("--sequence", type=positive, metavar="N", help="prefill: tokens of the prompt")
     simulate.add_argument("--context", type=positive, metavar="N", help="decode: keys the new token sees")
     simulate.add_argument("--batch", type=positive, default=1, metavar="N", help="sequences at a time (1)")
+    simulate.add_argument(
+        "--head-tokens", choices=("last", "all"), default="last", help="prefill: tokens that get logits (last)"
+    )
     simulate.add_argument("--dataflow", metavar="D", help="os, ws or is, in place of the accelerator's own")
     simulate.add_argument("--out", type=Path, metavar="DIR", help="directory for the result files")
 

@@ -30,6 +30,7 @@ def run(options: Namespace, console: Console) -> None:
         sequence=options.sequence,
         batch=options.batch,
         context=options.context,
+        head_tokens=options.head_tokens,
     )
     accelerator = load_accelerator(options.accelerator)
     recipe = load_recipe(options.recipe)
