@@ -1,1 +1,1 @@
-"""rtl."""
+"""The same arithmetic in gates. This room is still empty."""
