@@ -138,6 +138,10 @@ class ElementFormat(ABC):
         return table
 
     @cached_property
+    def _float32_values(self) -> np.ndarray:
+        return self.values.astype(np.float32)
+
+    @cached_property
     def encodable(self) -> tuple[np.ndarray, np.ndarray]:
         """Values that the encoder may produce, ascending, and the code of each (zero once, as +0)."""
         codes = np.array([c for c in np.flatnonzero(np.isfinite(self.values)).tolist() if self.encodes(c)])
@@ -215,7 +219,7 @@ class ElementFormat(ABC):
         if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= 1 << self.bits):
             bad = codes[(codes < 0) | (codes >= 1 << self.bits)].flat[0]
             raise MacloomError(f"format {self.name!r}: code {int(bad)} is not in [0, {1 << self.bits})")
-        return np.take(self.values, codes).astype(np.float32)
+        return np.take(self._float32_values, codes)
 
     def encode(
         self,
