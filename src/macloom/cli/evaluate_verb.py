@@ -31,7 +31,7 @@ def _number(value: float | None, digits: str = ".4f") -> str:
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
-    collapsed = "  (collapsed: at the level of the blocks-zeroed model)" if result["collapsed"] else ""
+    collapsed = "  (collapsed: no better than with blocks zeroed, or than guessing)" if result["collapsed"] else ""
     top1 = result["top1_agreement"]
     console.lines(
         [
