@@ -170,12 +170,15 @@ class ElementFormat(ABC):
     @cached_property
     def unit_exponent(self) -> int:
         """Every value is an integer multiple of 2**unit_exponent, and no larger power of two does that."""
-        steps = [Fraction(v) for v in self.encodable[0] if v]
-        exponent = -max(f.denominator for f in steps).bit_length() + 1
-        if exponent == 0:
-            common = math.gcd(*(abs(f.numerator) for f in steps))
-            exponent = (common & -common).bit_length() - 1
-        return exponent
+        mantissa, exponent = np.frexp(self.encodable[0][self.encodable[0] != 0])
+        whole = np.ldexp(np.abs(mantissa), 53).astype(np.int64)
+        trailing_zeros = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+        return int((exponent - 53 + trailing_zeros).min())
+
+    @cached_property
+    def largest_unit(self) -> int:
+        """The largest magnitude in units of 2**unit_exponent."""
+        return int(Fraction(max(self.max_value, -self.min_value)) / Fraction(2) ** self.unit_exponent)
 
     @cached_property
     def units(self) -> tuple[np.ndarray, int, int]:
@@ -184,9 +187,8 @@ class ElementFormat(ABC):
         The entries are integers, except where those would not fit float32 (bfloat16 spans 262 binary
         digits); then e is 0, the entries are the values and the magnitude is that of the integers.
         """
-        largest = int(Fraction(max(self.max_value, -self.min_value)) / Fraction(2) ** self.unit_exponent)
-        exponent = self.unit_exponent if largest < 1 << 120 else 0
-        return np.ldexp(self.values, -exponent).astype(np.float32), exponent, largest
+        exponent = self.unit_exponent if self.largest_unit < 1 << 120 else 0
+        return np.ldexp(self.values, -exponent).astype(np.float32), exponent, self.largest_unit
 
     @cached_property
     def operand(self) -> OperandClass:
@@ -197,7 +199,7 @@ class ElementFormat(ABC):
         return OperandClass(
             significand_bits=1 + max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0),
             exponent_bits=(max(exponents) - min(exponents)).bit_length(),
-            integer_bits=1 + self.units[2].bit_length(),
+            integer_bits=1 + self.largest_unit.bit_length(),
         )
 
     @property

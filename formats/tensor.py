@@ -162,7 +162,7 @@ class TensorFormat(ABC):
     @property
     def max_unit(self) -> int:
         """The largest magnitude in units of the smallest step."""
-        return self.element.units[2]
+        return self.element.largest_unit
 
     @property
     def decoder_bits(self) -> int:

@@ -60,7 +60,11 @@ class DecodedFormat(ElementFormat):
         if self.table is None:
             return super().units
         exponent = self.unit_exponent
-        return np.ldexp(self.operand_values, -exponent).astype(np.float32), exponent, self.table.units[2]
+        return np.ldexp(self.operand_values, -exponent).astype(np.float32), exponent, self.largest_unit
+
+    @cached_property
+    def largest_unit(self) -> int:
+        return super().largest_unit if self.table is None else self.table.largest_unit
 
     @cached_property
     def operand(self) -> OperandClass:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from macloom.errors import MacloomError
-from macloom.formats.element import MAX_TABLE_BITS, ElementFormat
+from macloom.formats.element import MAX_TABLE_BITS, ElementFormat, OperandClass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,28 @@ class IntFormat(ElementFormat):
 
     def encodes(self, code: int) -> bool:
         return not (self.signed and self.symmetric and code == 1 << (self.width - 1))
+
+    @property
+    def max_value(self) -> float:  # type: ignore[override]
+        return ((1 << (self.width - self.signed)) - 1) * 2.0**-self.fraction_bits
+
+    @property
+    def min_value(self) -> float:  # type: ignore[override]
+        if not self.signed:
+            return 0.0
+        return (int(self.symmetric) - (1 << (self.width - 1))) * 2.0**-self.fraction_bits
+
+    @property
+    def unit_exponent(self) -> int:  # type: ignore[override]
+        return -self.fraction_bits
+
+    @cached_property
+    def operand(self) -> OperandClass:
+        return OperandClass(
+            significand_bits=self.width + (not self.signed),
+            exponent_bits=0,
+            integer_bits=1 + self.largest_unit.bit_length(),
+        )
 
     @property
     def steps(self) -> tuple[int, int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -87,14 +86,14 @@ class FloatFormat(ElementFormat):
         return OperandClass(
             significand_bits=self.mantissa_bits + 2,
             exponent_bits=(self.max_exponent - self.min_exponent).bit_length(),
-            integer_bits=1 + self.units[2].bit_length(),
+            integer_bits=1 + self.largest_unit.bit_length(),
         )
 
     @cached_property
     def units(self) -> tuple[np.ndarray, int, int]:
         if self.bits <= MAX_TABLE_BITS:
             return super().units
-        return np.empty(0, np.float32), 0, int(Fraction(self.max_value) / Fraction(2) ** self.unit_exponent)
+        return np.empty(0, np.float32), 0, self.largest_unit
 
     @property
     def steps(self) -> tuple[int, int] | None:

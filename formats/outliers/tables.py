@@ -56,7 +56,7 @@ class TableFormat(SideFormat):
 
     @property
     def max_unit(self) -> int:
-        return self.entry.units[2]
+        return self.entry.largest_unit
 
     def table_operand(self, values: np.ndarray, sparse: SparseMatrix) -> Operand:
         """Return the operand of dense values (..., K) that are exact in the entry format."""

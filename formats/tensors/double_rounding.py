@@ -81,7 +81,7 @@ class DoubleRounding(Scaled):
 
     @property
     def max_unit(self) -> int:
-        return self.read_element.units[2]
+        return self.read_element.largest_unit
 
     @property
     def decoder_bits(self) -> int:

@@ -49,7 +49,7 @@ class PreShifted(TensorFormat):
 
     @property
     def max_unit(self) -> int:
-        return self.element.units[2] << self.largest_shift
+        return self.element.largest_unit << self.largest_shift
 
     @property
     def operand(self) -> OperandClass:

@@ -96,7 +96,7 @@ class TwinLog(TensorFormat):
 
     @property
     def max_unit(self) -> int:
-        return FP16.units[2]
+        return FP16.largest_unit
 
     @property
     def decoder_bits(self) -> int:
