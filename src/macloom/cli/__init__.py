@@ -1,7 +1,8 @@
 """The command line: `macloom VERB ...`.
 
 Data goes to stdout, as text or with `--json` as JSON; notes, progress and errors go to stderr. The
-exit status is 0 when the verb did its work, 1 after a failure of macloom itself, 2 after bad input.
+exit status is 0 when the verb did its work, 1 after a failure of macloom itself or where `verify` found a
+difference, 2 after bad input.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(json=options.json, verbosity=options.verbosity, seed=options.seed)
     begun = time.perf_counter()
     try:
-        options.run(options, console)
+        status = options.run(options, console) or 0
         sys.stdout.flush()
     except MacloomError as error:
         return _fail(2, str(error), options.verbosity)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = "" if options.verbosity > 0 else " (-v shows where)"
         return _fail(1, f"macloom failed: {type(error).__name__}: {error}{advice}", options.verbosity)
     console.note(f"took {time.perf_counter() - begun:.1f} s", detail=True)
-    return 0
+    return status
 
 
 def _fail(status: int, message: str, verbosity: int) -> int:

