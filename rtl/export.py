@@ -31,10 +31,10 @@ def verilog(unit: Unit, block: pyrtl.Block | None = None) -> str:
     _name_operators(block)
     text = io.StringIO()
     with pyrtl.set_working_block(block, no_sanity_check=True):
-        pyrtl.output_to_verilog(text, add_reset=False, block=block, module_name=unit.module)
+        pyrtl.output_to_verilog(text, False, block, unit.clocked, unit.module)
     body = text.getvalue()
     body = body[body.index(f"module {unit.module}") :]
-    if not block.wirevector_subset((pyrtl.Register,)):
+    if not unit.clocked:
         body = body.replace(f"module {unit.module}(clk, ", f"module {unit.module}(", 1)
         body = re.sub(r"^\s*input clk;\n", "", body, count=1, flags=re.MULTILINE)
     return body

@@ -88,7 +88,12 @@ def all_inputs(unit: Unit) -> dict[str, np.ndarray]:
 
 
 def some_inputs(unit: Unit, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return every input if they are few; else corners (extremes, single bits, runs of ones) and random vectors."""
+    """Return the unit's own stimuli; else every input if they are few, or corners and random vectors.
+
+    Corners are extremes, single bits and runs of ones.
+    """
+    if unit.stimuli is not None:
+        return dict(unit.stimuli(count, seed))
     if unit.input_bits <= WIDEST_EXHAUSTIVE:
         return all_inputs(unit)
     rng = np.random.default_rng(seed)

@@ -53,7 +53,8 @@ def vectors_text(unit: Unit, inputs: Values) -> str:
 def bench_text(unit: Unit, vectors: int, file: str) -> str:
     """Return a Verilog testbench that applies `vectors` lines of `file` and prints PASS or FAIL.
 
-    It needs no clock and runs in Icarus Verilog as well as in Verilator (`--binary`).
+    It runs in Icarus Verilog as well as in Verilator (`--binary`). A clocked unit gets one vector a cycle,
+    and its outputs are compared before the edge that ends the cycle.
     """
     inside, outside = unit.input_bits, sum(p.width for p in unit.outputs)
     ports = ", ".join(
@@ -61,19 +62,23 @@ def bench_text(unit: Unit, vectors: int, file: str) -> str:
         for word, ports in (("in", unit.inputs), ("out", unit.outputs))
         for port, low in _places(ports)
     )
+    clock = ".clk(clk), " if unit.clocked else ""
+    tick = "#1 clk = 1; #1 clk = 0;" if unit.clocked else ""
     return f"""`timescale 1ns / 1ps
 module {unit.module}_tb;
     reg [{inside + 2 * outside - 1}:0] vectors [0:{vectors - 1}];
     reg [{inside - 1}:0] in;
     wire [{outside - 1}:0] out;
     reg [{outside - 1}:0] expected, mask;
+    reg clk;
     integer i, failures;
 
-    {unit.module} dut({ports});
+    {unit.module} dut({clock}{ports});
 
     initial begin
         $readmemh("{file}", vectors);
         failures = 0;
+        clk = 0;
         for (i = 0; i < {vectors}; i = i + 1) begin
             {{in, expected, mask}} = vectors[i];
             #1;
@@ -82,6 +87,7 @@ module {unit.module}_tb;
                 if (failures <= 10)
                     $display("{unit.module}: vector %0d: in %h out %h expected %h mask %h", i, in, out, expected, mask);
             end
+            {tick}
         end
         if (failures == 0) $display("PASS {unit.module} %0d vectors", i);
         else $display("FAIL {unit.module} %0d of %0d vectors", failures, i);

@@ -67,15 +67,20 @@ def signed_width(low: int, high: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A combinational circuit with the software that defines it.
+    """A circuit with the software that defines it.
 
     Attributes:
         module: name of the Verilog module.
         inputs, outputs: ports, in the order of the module's ports.
         circuit: builds the circuit in PyRTL's working block: from input wires to output wires.
-        model: the software: from integers per input port to integers per output port, elementwise.
+        model: the software: from integers per input port to integers per output port. That of a
+            combinational circuit works element by element. A clocked one gets the inputs of successive
+            cycles and returns the outputs during the same cycles, registers starting at 0.
         cares: from inputs to a mask per output port that says where that output is defined; an output
             without a mask is defined everywhere.
+        clocked: whether the circuit has registers, which the rising edge of the module's `clk` updates.
+        stimuli: from a number of vectors and a seed to inputs that exercise the unit, where random ones
+            would not; there may be somewhat more or fewer of them.
         facts: what a user of the unit must know, such as `code_bits` and `exponent_offset`.
     """
 
@@ -85,6 +90,8 @@ class Unit:
     circuit: Callable[[Wires], Wires]
     model: Callable[[Values], Values]
     cares: Callable[[Values], Values] | None = None
+    clocked: bool = False
+    stimuli: Callable[[int, int], Values] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -129,6 +129,18 @@ def shifted_right_sticky(wire: WireVector, amount: WireVector) -> tuple[WireVect
     return result, lost
 
 
+def clock(register: pyrtl.Register, wire: WireVector) -> None:
+    """Let a register take the value of a wire at the end of every cycle."""
+    register.next <<= wire  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def held(wire: WireVector, name: str) -> pyrtl.Register:
+    """Return the wire one cycle later, in a register of this name."""
+    register = pyrtl.Register(len(wire), name)
+    clock(register, wire)
+    return register
+
+
 def largest(numbers: Sequence[WireVector]) -> WireVector:
     """Return the largest of equally wide unsigned numbers, by a tree of comparators."""
     level = list(numbers)

@@ -12,6 +12,7 @@ from macloom.rtl.toolchain import need
 def run(options: Namespace, console: Console) -> None:
     """Generate the unit, write its files, and print where they are and how to run the testbench."""
     need("pyrtl", "generating hardware")
+    from macloom.arch import Dataflow
     from macloom.formats import get_format
     from macloom.rtl.catalog import Shape, build
     from macloom.rtl.emit import check_directory, describe, emit
@@ -19,7 +20,7 @@ def run(options: Namespace, console: Console) -> None:
     fmt = get_format(options.format)
     out = options.out or Path("runs") / "rtl" / f"{fmt.name.replace(':', '-').replace('=', '-')}-{options.unit}"
     check_directory(out, force=options.force)
-    unit = build(fmt, options.unit, Shape(rows=options.rows, cols=options.cols))
+    unit = build(fmt, options.unit, Shape(rows=options.rows, cols=options.cols, dataflow=Dataflow(options.dataflow)))
     with console.working(f"generating {unit.module}"):
         files = emit(unit, out, seed=console.seed, force=options.force)
     facts = describe(unit)

@@ -1,0 +1,1 @@
+"""Systolic arrays with their decoders, encoders and controllers."""

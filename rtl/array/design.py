@@ -1,0 +1,136 @@
+"""A systolic array as a record, and the lanes that bring codes to its border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyrtl
+from pyrtl import WireVector
+
+from macloom.arch import Dataflow
+from macloom.errors import MacloomError, require_positive_integer
+from macloom.formats.accumulator import IntegerAccumulator
+from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.tensor import TensorFormat
+from macloom.rtl import wires as w
+from macloom.rtl.formats.decoder import decoder, identifier
+from macloom.rtl.formats.pair_decoder import pair_decoder
+from macloom.rtl.pe.mac import Mac, operand_ports
+from macloom.rtl.unit import Unit
+
+# Counters of the controller: streamed vectors, folds along rows and columns.
+COUNT_BITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayDesign:
+    """R x C elements for two formats, with decoders on the borders and an integer register in every element.
+
+    Attributes:
+        accumulator: applied at every product, in ascending order of the reduction axis.
+    """
+
+    a: TensorFormat
+    b: TensorFormat
+    rows: int
+    cols: int
+    dataflow: Dataflow = Dataflow.OS
+    accumulator: IntegerAccumulator = IntegerAccumulator()
+
+    def __post_init__(self) -> None:
+        require_positive_integer("rtl.rows", self.rows)
+        require_positive_integer("rtl.cols", self.cols)
+        if self.dataflow not in (Dataflow.OS, Dataflow.WS):
+            raise MacloomError(
+                f"rtl.dataflow: must be 'os' or 'ws', not {self.dataflow.value!r}; "
+                "input-stationary is 'ws' with A and B swapped"
+            )
+        if self.dataflow is Dataflow.WS and self.rows % 2 and any(isinstance(f, Ovp) for f in (self.a, self.b)):
+            raise MacloomError(f"rtl.rows: must be even, so that a pair lies in one fold of K, not {self.rows}")
+        _ = self.mac
+
+    @cached_property
+    def mac(self) -> Mac:
+        return Mac(a=operand_ports(self.a), b=operand_ports(self.b), accumulator=self.accumulator)
+
+    @property
+    def module(self) -> str:
+        names = identifier(self.a.name) if self.a == self.b else f"{identifier(self.a.name)}_{identifier(self.b.name)}"
+        return f"{names}_{self.dataflow.value}_array_{self.rows}x{self.cols}"
+
+    def lane(self, fmt: TensorFormat) -> Lane:
+        """Return what one border lane of this format is."""
+        return Lane(fmt)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The code port and the decoder of one border lane.
+
+    Where two elements of the reduction axis share a stored pair, the lane gets the whole pair twice, and
+    `slot` chooses the element.
+    """
+
+    fmt: TensorFormat
+
+    @cached_property
+    def unit(self) -> Unit:
+        if isinstance(self.fmt, Ovp):
+            return pair_decoder(self.fmt)
+        assert self.fmt.element is not None
+        return decoder(self.fmt.element)
+
+    @property
+    def code_bits(self) -> int:
+        return self.unit.input_bits
+
+    @property
+    def paired(self) -> bool:
+        return isinstance(self.fmt, Ovp)
+
+    def decoded(self, code: WireVector, slot: WireVector, valid: WireVector) -> tuple[WireVector, WireVector]:
+        """Return the pair that the elements get: exponent and significand, 0 without `valid`."""
+        made = self.unit.circuit({self.unit.inputs[0].name: code})
+        if self.paired:
+            exponent = pyrtl.select(slot, made["exponent1"], made["exponent0"])
+            significand = pyrtl.select(slot, made["significand1"], made["significand0"])
+        else:
+            exponent, significand = made["exponent"], made["significand"]
+        return exponent, w.gated(significand, valid)
+
+    def values(self, codes: np.ndarray, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same in software."""
+        shape = np.broadcast_shapes(np.shape(codes), np.shape(slot))
+        flat = np.broadcast_to(codes, shape).ravel()
+        made = self.unit.model({self.unit.inputs[0].name: flat})
+        if self.paired:
+            second = np.broadcast_to(slot, shape).ravel() == 1
+            exponent = np.where(second, made["exponent1"], made["exponent0"])
+            significand = np.where(second, made["significand1"], made["significand0"])
+        else:
+            exponent, significand = made["exponent"], made["significand"]
+        exponent = np.where(significand != 0, exponent, 0)
+        return exponent.reshape(shape), significand.reshape(shape)
+
+    def codes_of(self, elements: np.ndarray) -> np.ndarray:
+        """Return the lane's code for every stored element code (..., K): itself, or its pair, twice."""
+        codes = np.asarray(elements, np.int64)
+        if not self.paired:
+            return codes
+        bits = self.code_bits // 2
+        pairs = codes[..., 0::2] << bits | codes[..., 1::2]
+        return np.repeat(pairs, 2, axis=-1)
+
+
+def delayed(wires: Sequence[WireVector], cycles: int, name: str) -> list[WireVector]:
+    """Return the wires some cycles later."""
+    held = list(wires)
+    for stage in range(cycles):
+        following = []
+        for index, wire in enumerate(held):
+            following.append(w.held(wire, f"{name}_{index}_{stage}"))
+        held = following
+    return held

@@ -1,0 +1,1 @@
+"""Processing elements: multiply and accumulate."""

@@ -1,0 +1,273 @@
+"""The exponent-integer processing element: <ea, ia> x <eb, ib> = <ea + eb, ia ib>, shifted and accumulated.
+
+Integers, floats, flint, abfloat, outlier-victim pairs and powers of two are all such pairs, so that one
+generator makes their elements; what a format does not need is not there. Significands of -1, 0 and 1
+need no multiplier (powers of two, ternary), formats without exponents no shifter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyrtl
+from pyrtl import WireVector
+
+from macloom.errors import MacloomError
+from macloom.formats.accumulator import IntegerAccumulator
+from macloom.formats.accumulators.integer import IntegerOverflow
+from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.tensor import TensorFormat
+from macloom.rtl import wires as w
+from macloom.rtl.formats.decoder import PairPorts, identifier, pair_ports
+from macloom.rtl.unit import Port, Unit, Values, Wires
+
+# Widest register whose sums the simulations hold in one machine word.
+WIDEST_ACCUMULATOR = 53
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mac:
+    """A multiply-accumulate datapath: the pairs of both operands and the register.
+
+    Attributes:
+        accumulator: in units of 2**(a.offset + b.offset), applied at every product.
+    """
+
+    a: PairPorts
+    b: PairPorts
+    accumulator: IntegerAccumulator
+
+    def __post_init__(self) -> None:
+        if self.accumulator.overflow is IntegerOverflow.ERROR:
+            raise MacloomError("rtl.accumulator: hardware wraps or saturates; choose 'wrap' or 'saturate', not 'error'")
+        if self.accumulator.bits < self.product_bits:
+            raise MacloomError(
+                f"rtl.accumulator: must hold one product, which takes {self.product_bits} bits, not "
+                f"{self.accumulator.bits}"
+                + ("" if self.product_bits <= WIDEST_ACCUMULATOR else f"; elements have at most {WIDEST_ACCUMULATOR}")
+            )
+
+    @property
+    def product_bits(self) -> int:
+        """Width of the product of any two pairs, in two's complement."""
+        spread = self.a.top - self.a.offset + self.b.top - self.b.offset
+        # The most negative significands may multiply to one more bit than two magnitudes have.
+        return self.a.significand_bits + self.b.significand_bits + spread
+
+    @property
+    def unit_exponent(self) -> int:
+        """Exponent of the register's unit."""
+        return self.a.offset + self.b.offset
+
+
+def operand_ports(fmt: TensorFormat) -> PairPorts:
+    """Return the pairs that a format's decoder sends to the elements.
+
+    Raises:
+        MacloomError: the format has no decoder.
+    """
+    if isinstance(fmt, Ovp):
+        return pair_ports(fmt.normal).union(pair_ports(fmt.outlier))
+    if fmt.element is None:
+        raise MacloomError(f"rtl: format {fmt.name!r} has no element format, so that no pair reaches an element")
+    return pair_ports(fmt.element)
+
+
+def product_wires(mac: Mac, a: tuple[WireVector, WireVector], b: tuple[WireVector, WireVector]) -> WireVector:
+    """Return the product of two pairs (exponent, significand) as an integer of the register's width."""
+    (ea, sa), (eb, sb) = a, b
+    if len(sa) <= 2 or len(sb) <= 2:
+        unit, other = (sa, sb) if len(sa) <= 2 else (sb, sa)
+        significand = _selected(unit, other)
+    else:
+        significand = pyrtl.signed_mult(sa, sb)
+    bits = mac.accumulator.bits
+    wide = w.signed_widened(significand, bits) if len(significand) < bits else w.low(significand, bits)
+    amounts = [e for e, ports in ((ea, mac.a), (eb, mac.b)) if ports.top > ports.offset]
+    if not amounts:
+        return wide
+    amount = amounts[0] + amounts[1] if len(amounts) == 2 else amounts[0]
+    return w.shifted_left(wide, amount, bits)
+
+
+def _selected(unit: WireVector, other: WireVector) -> WireVector:
+    """Return `other` times a significand of -1, 0 or 1: itself, its negative, or 0."""
+    width = len(other) + 1
+    negative = unit[-1] if len(unit) == 2 else w.constant(0, 1)
+    flipped = w.signed_widened(other, width) ^ negative.sign_extended(width)
+    return w.gated(w.low(flipped + w.widened(negative, width), width), unit[0])
+
+
+def accumulate_wires(accumulator: IntegerAccumulator, total: WireVector, addend: WireVector) -> WireVector:
+    """Return the register's next value: the sum, wrapped or saturated."""
+    bits = accumulator.bits
+    if accumulator.overflow is IntegerOverflow.WRAP:
+        return w.low(total + addend, bits)
+    wide = w.low(w.signed_widened(total, bits + 1) + w.signed_widened(addend, bits + 1), bits + 1)
+    over = wide[-1] ^ wide[-2]
+    limit = pyrtl.concat(wide[-1], w.inverted(wide[-1]).sign_extended(bits - 1))
+    return pyrtl.select(over, limit, wide[:bits])
+
+
+def accumulate(
+    accumulator: IntegerAccumulator, total: np.ndarray | np.int64, addend: np.ndarray | np.int64
+) -> np.ndarray:
+    """Return the same in software, for integers (int64) that fit the register."""
+    half = np.int64(1) << np.int64(accumulator.bits - 1)
+    wide = np.asarray(total + addend)
+    if accumulator.overflow is IntegerOverflow.WRAP:
+        return ((wide + half) & (2 * half - 1)) - half
+    return np.clip(wide, -half, half - 1)
+
+
+def products(inputs: Values) -> np.ndarray:
+    """Return the products of the pairs on the ports of a datapath."""
+    significand = np.asarray(inputs["significand_a"]) * np.asarray(inputs["significand_b"])
+    return significand << (np.asarray(inputs["exponent_a"]) + np.asarray(inputs["exponent_b"]))
+
+
+def _operand_ports(mac: Mac) -> tuple[Port, ...]:
+    return tuple(
+        port
+        for name, pair in (("a", mac.a), ("b", mac.b))
+        for port in (
+            Port(name=f"exponent_{name}", width=pair.exponent_bits),
+            Port(name=f"significand_{name}", width=pair.significand_bits, signed=True),
+        )
+    )
+
+
+def _legal(mac: Mac, inputs: Values) -> np.ndarray:
+    """Return which inputs a decoder can send: exponents up to the top, unit significands from -1 to 1."""
+    legal = np.ones(len(np.asarray(inputs["exponent_a"])), bool)
+    for name, pair in (("a", mac.a), ("b", mac.b)):
+        legal &= np.asarray(inputs[f"exponent_{name}"]) <= pair.top - pair.offset
+        if pair.significand_bits == 2:
+            legal &= np.asarray(inputs[f"significand_{name}"]) >= -1
+    return legal
+
+
+def mac_step(mac: Mac, module: str = "mac_step") -> Unit:
+    """Return the datapath alone: `total` and two pairs to the register's `next` value.
+
+    >>> from macloom.formats import get_format
+    >>> int4 = operand_ports(get_format("int4"))
+    >>> unit = mac_step(Mac(a=int4, b=int4, accumulator=IntegerAccumulator(bits=16)))
+    >>> unit.outputs[0].width
+    16
+    """
+    bits = mac.accumulator.bits
+    ports = (*_operand_ports(mac), Port(name="total", width=bits, signed=True))
+
+    def circuit(inputs: Wires) -> Wires:
+        a, b = ((inputs[f"exponent_{n}"], inputs[f"significand_{n}"]) for n in "ab")
+        return {"next": accumulate_wires(mac.accumulator, inputs["total"], product_wires(mac, a, b))}
+
+    return Unit(
+        module=module,
+        inputs=ports,
+        outputs=(Port(name="next", width=bits, signed=True),),
+        circuit=circuit,
+        model=lambda inputs: {"next": accumulate(mac.accumulator, inputs["total"], _product(mac, inputs))},
+        cares=lambda inputs: {"next": _legal(mac, inputs)},
+        facts=_facts(mac),
+    )
+
+
+def _product(mac: Mac, inputs: Values) -> np.ndarray:
+    """Return the products, 0 for pairs that no decoder sends, which might not fit."""
+    return np.where(_legal(mac, inputs), products(inputs), 0)
+
+
+def _facts(mac: Mac) -> dict[str, object]:
+    return {
+        "accumulator": mac.accumulator.name,
+        "accumulator_bits": mac.accumulator.bits,
+        "product_bits": mac.product_bits,
+        "unit_exponent": mac.unit_exponent,
+    }
+
+
+def mac_pe(mac: Mac, module: str = "mac_pe") -> Unit:
+    """Return the processing element of an output-stationary array: registers for both operands and the sum.
+
+    In every cycle with `valid` the product of the operands on the ports is added to the register, or
+    replaces it with `clear`; the operands leave one cycle later for the next elements.
+    """
+    bits = mac.accumulator.bits
+    operands = _operand_ports(mac)
+
+    def circuit(inputs: Wires) -> Wires:
+        a, b = ((inputs[f"exponent_{n}"], inputs[f"significand_{n}"]) for n in "ab")
+        total = pyrtl.Register(bits, "total")
+        before = w.gated(total, w.inverted(inputs["clear"]))
+        after = accumulate_wires(mac.accumulator, before, product_wires(mac, a, b))
+        w.clock(total, pyrtl.select(inputs["valid"], after, total))
+        made: dict[str, WireVector] = {"sum": total}
+        for port in operands:
+            made[f"{port.name}_out"] = w.held(inputs[port.name], f"{port.name}_held")
+        return made
+
+    def model(inputs: Values) -> Values:
+        terms = _product(mac, inputs).tolist()
+        sums, total = [], np.asarray(0)
+        for term, clear, valid in zip(terms, inputs["clear"].tolist(), inputs["valid"].tolist(), strict=True):
+            sums.append(int(total))
+            if valid:
+                total = accumulate(mac.accumulator, np.int64(0) if clear else total, np.int64(term))
+        passed = {f"{p.name}_out": np.concatenate(([0], np.asarray(inputs[p.name])[:-1])) for p in operands}
+        return {"sum": np.array(sums, np.int64), **passed}
+
+    def stimuli(count: int, seed: int) -> Values:
+        # Sums of about a hundred products, so that registers overflow.
+        rng = np.random.default_rng(seed)
+        made = {p.name: rng.integers(0, 1 << p.width, count) for p in operands}
+        made = {p.name: p.values_of(made[p.name]) for p in operands}
+        for name, pair in (("a", mac.a), ("b", mac.b)):
+            made[f"exponent_{name}"] = np.minimum(made[f"exponent_{name}"], pair.top - pair.offset)
+            if pair.significand_bits == 2:
+                made[f"significand_{name}"] = np.maximum(made[f"significand_{name}"], -1)
+            runs = np.repeat(rng.random(-(-count // 64)) < 0.5, 64)[:count]  # sums that only grow
+            made[f"significand_{name}"] = np.where(
+                runs, abs(made[f"significand_{name}"] + 1) - 1, made[f"significand_{name}"]
+            )
+        return made | {"clear": (rng.random(count) < 0.01) * 1, "valid": (rng.random(count) < 0.9) * 1}
+
+    def cares(inputs: Values) -> Values:
+        # A product that no decoder sends spoils the sum until it is cleared.
+        spoilt, clean = False, []
+        for legal, clear, valid in zip(
+            _legal(mac, inputs).tolist(), inputs["clear"].tolist(), inputs["valid"].tolist(), strict=True
+        ):
+            clean.append(not spoilt)
+            spoilt = ((spoilt and not clear) or not legal) if valid else spoilt
+        return {"sum": np.array(clean)}
+
+    return Unit(
+        module=module,
+        inputs=(*operands, Port(name="clear", width=1), Port(name="valid", width=1)),
+        outputs=(
+            Port(name="sum", width=bits, signed=True),
+            *(Port(name=f"{p.name}_out", width=p.width, signed=p.signed) for p in operands),
+        ),
+        circuit=circuit,
+        model=model,
+        cares=cares,
+        clocked=True,
+        stimuli=stimuli,
+        facts=_facts(mac),
+    )
+
+
+def pe(
+    a: TensorFormat, b: TensorFormat, accumulator: IntegerAccumulator | None = None, module: str | None = None
+) -> Unit:
+    """Return the processing element for two formats, with a 32-bit wrapping register unless given.
+
+    Raises:
+        MacloomError: a format has no decoder, or the register does not hold one product.
+    """
+    mac = Mac(a=operand_ports(a), b=operand_ports(b), accumulator=accumulator or IntegerAccumulator())
+    names = identifier(a.name) if a == b else f"{identifier(a.name)}_{identifier(b.name)}"
+    return mac_pe(mac, module or f"{names}_pe")
