@@ -1,0 +1,213 @@
+"""Synthesise the generated hardware and switch it with real tensors: `python benchmarks/rtl_cost.py`.
+
+Writes `arch/rtl_costs.toml`, the table that the architecture room keeps, and `benchmarks/results/rtl_cost.md`.
+The stimuli are the weights and the inputs of every linear layer of the embedded model `tiny-outlier`, encoded
+by the format under test; an element sees one row against one column after the other. Takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import macloom
+from macloom._files import write_atomically
+from macloom.errors import MacloomError
+from macloom.formats import TensorFormat, get_format
+from macloom.formats.elements.minifloat import FP16
+from macloom.rtl.array.design import Lane
+from macloom.rtl.catalog import accumulator_for, build
+from macloom.rtl.cost import STYLES, Netlist, gate_outputs, switching, synthesize
+from macloom.rtl.formats.encoder import encoder
+from macloom.rtl.pe.mac import Mac, accumulate, mac_step, operand_ports, products
+from macloom.rtl.simulation import mismatches
+from macloom.rtl.toolchain import tool_version
+from macloom.rtl.unit import Unit
+from macloom.rtl.yosys import version
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMATS = (
+    *("int4", "int8", "ovp4", "ovp4:normal=flint4", "ovp8", "flint4", "pot4", "apot4", "ternary", "fp4_e2m1"),
+    *("fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "posit8_0", "nf4", "tan4", "log4", "adaptivfloat8"),
+)
+BASE = "int8"
+LAYERS = 3  # linear layers taken for stimuli, spread over the model
+OUTPUTS = 12  # dot products of each
+
+
+def traced_operands() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (input rows, weight rows) of some linear layers of `tiny-outlier` on held-out text."""
+    import torch
+
+    from macloom.workloads.lm.checkpoint import load_model
+    from macloom.workloads.lm.data import stdlib_text
+    from macloom.workloads.lm.model import FloatArithmetic, forward
+
+    model = load_model("tiny-outlier")
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    class Recorder(FloatArithmetic):
+        def linear(self, name: str, x: Any, weight: Any) -> Any:
+            found.append((x.reshape(-1, x.shape[-1]).numpy(), weight.numpy()))
+            return super().linear(name, x, weight)
+
+    with torch.no_grad():
+        tokens = torch.from_numpy(stdlib_text("held-out").windows(128, 1).astype(np.int64))
+        forward(model.parameters, model.config, tokens, Recorder())
+    chosen = np.linspace(0, len(found) - 2, LAYERS).astype(int)  # the last one is the output head
+    return [found[i] for i in chosen]
+
+
+def operand_codes(fmt: TensorFormat, x: np.ndarray) -> np.ndarray:
+    """Return the codes that a border lane reads, (rows, K)."""
+    encoded = fmt.encode(np.ascontiguousarray(x, np.float32))
+    return Lane(fmt).codes_of(encoded.elements)[:, : x.shape[1]]
+
+
+def element_trace(
+    fmt: TensorFormat, mac: Mac, layers: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the inputs of one element over time: pairs of both operands and the sum so far."""
+    lane = Lane(fmt)
+    columns: dict[str, list[np.ndarray]] = {}
+    for inputs, weights in layers:
+        slots = np.arange(inputs.shape[1]) & 1
+        sides = {n: operand_codes(fmt, x[:OUTPUTS]) for n, x in (("a", inputs), ("b", weights))}
+        for row in range(OUTPUTS):
+            made: dict[str, np.ndarray] = {}
+            for n, codes in sides.items():
+                made[f"exponent_{n}"], made[f"significand_{n}"] = lane.values(codes[row], slots)
+            total, totals = np.asarray(0), []
+            for term in products(made):
+                totals.append(int(total))
+                total = accumulate(mac.accumulator, total, term)
+            made["total"] = np.array(totals)
+            for name, values in made.items():
+                columns.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def measured(unit: Unit, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the cost of a combinational unit in both mapping styles, and its switching; gates must equal the model."""
+    row: dict[str, Any] = {}
+    for style in STYLES:
+        netlist = synthesize(unit, style)
+        wrong = mismatches(unit, inputs, gate_outputs(netlist, unit, inputs))
+        if len(wrong):
+            raise MacloomError(f"rtl cost: the gates of {unit.module} ({style}) differ from the software")
+        row |= {f"transistors_{style}": netlist.transistors, f"depth_{style}": netlist.depth}
+        row[f"switching_{style}"] = round(switching(netlist, unit, inputs), 1)
+    return row
+
+
+def costs(name: str, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Return the costs of the units of one format."""
+    fmt = get_format(name)
+    decode = build(fmt, "decoder")
+    port = decode.inputs[0].name
+    made = {
+        "decoder": measured(
+            decode, {port: np.concatenate([operand_codes(fmt, x[:OUTPUTS]).ravel() for x, _ in layers])}
+        )
+    }
+    element = fmt.element
+    assert element is not None
+    scaled = np.concatenate([_scaled(fmt, x[:OUTPUTS]).ravel() for x, _ in layers])
+    codes = FP16.encode(np.clip(scaled, -FP16.max_value, FP16.max_value)).astype(np.int64)
+    if not hasattr(fmt, "outlier"):  # the pair encoder is a unit of its own
+        made["encoder"] = measured(encoder(element, FP16), {"x": codes})
+    ports = operand_ports(fmt)
+    mac = Mac(a=ports, b=ports, accumulator=accumulator_for(fmt))
+    made["mac"] = measured(mac_step(mac), element_trace(fmt, mac, layers))
+    whole: Netlist = synthesize(build(fmt, "pe"))
+    made["mac"] |= {"flip_flops": whole.flip_flops, "accumulator_bits": mac.accumulator.bits}
+    return made
+
+
+def _scaled(fmt: TensorFormat, x: np.ndarray) -> np.ndarray:
+    """Return the values in units of the format's scales, as its encoder sees them."""
+    x = np.ascontiguousarray(x, np.float32)
+    encoded = fmt.encode(x)
+    operand = encoded.operand()
+    scales = np.repeat(operand.scales, operand.block, axis=-1)[..., : x.shape[-1]]
+    return x / (scales * operand.outer)
+
+
+def toml(table: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return the committed table: provenance, then one section for each format and unit."""
+    lines = [
+        "# Gate counts and switching of the generated hardware; written by benchmarks/rtl_cost.py, not by hand.",
+        "# transistors: two-input NAND, NOR and NOT (yosys `abc -g cmos2`), flip-flops apart; depth: gates on the",
+        "# longest path; switching: driven gate inputs that change per operation on tensors of tiny-outlier. Of use",
+        "# as ratios, and no closer than the spread of the two mapping styles and about 20 %.",
+        "",
+        "[provenance]",
+        'kind = "estimated"',
+        f'source = "macloom {macloom.__version__}, {version()}, pyrtl {tool_version("pyrtl")}"',
+        f'base = "{BASE}"',
+        "",
+    ]
+    for name, units in table.items():
+        for unit, row in units.items():
+            lines.append(f'[costs."{name}".{unit}]')
+            lines += [f"{key} = {value}" for key, value in row.items()]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return the result page: one row for each format, ratios to the int8 element besides."""
+    base = table[BASE]["mac"]
+    rows = [
+        f"# Hardware cost\n\nWritten by `python benchmarks/rtl_cost.py` with {version()}. Two numbers are the two "
+        "mapping styles\n(`alumacc`, `noalumacc`). Transistors exclude flip-flops; switching is that of the datapath "
+        "without clock and wires.\n",
+        "| format | decoder transistors | depth | encoder transistors | depth | MAC transistors | to int8 "
+        "| flip-flops | depth | switching to int8 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, units in table.items():
+        mac = units["mac"]
+        both = [mac[f"transistors_{s}"] / base[f"transistors_{s}"] for s in STYLES]
+        power = [mac[f"switching_{s}"] / base[f"switching_{s}"] for s in STYLES]
+        codec = []
+        for unit in ("decoder", "encoder"):
+            row = units.get(unit)
+            codec += [_both(row, "transistors"), _both(row, "depth")] if row else ["", ""]
+        rows.append(
+            f"| {name} | {' | '.join(codec)} | {_both(mac, 'transistors')} | {_span(both)} | {mac['flip_flops']} "
+            f"| {_both(mac, 'depth')} | {_span(power)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _both(row: dict[str, Any], key: str) -> str:
+    values = [row[f"{key}_{style}"] for style in STYLES]
+    return str(values[0]) if len(set(values)) == 1 else " / ".join(map(str, values))
+
+
+def _span(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low}-{high}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=ROOT, help="checkout to write into (this one)")
+    out = parser.parse_args().out
+    layers = traced_operands()
+    table = {}
+    for name in FORMATS:
+        table[name] = costs(name, layers)
+        print(name, {unit: row["transistors_alumacc"] for unit, row in table[name].items()}, flush=True)
+    write_atomically(out / "arch" / "rtl_costs.toml", toml(table))
+    write_atomically(out / "benchmarks" / "results" / "rtl_cost.md", markdown(table))
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
