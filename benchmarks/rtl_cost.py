@@ -62,9 +62,15 @@ def traced_operands() -> list[tuple[np.ndarray, np.ndarray]]:
     return [found[i] for i in chosen]
 
 
+def storable(fmt: TensorFormat, x: np.ndarray) -> np.ndarray:
+    """Return float32 values that the format can hold: magnitudes where it has no negative values."""
+    x = np.ascontiguousarray(x, np.float32)
+    return np.abs(x) if fmt.element is not None and fmt.element.min_value >= 0 else x
+
+
 def operand_codes(fmt: TensorFormat, x: np.ndarray) -> np.ndarray:
     """Return the codes that a border lane reads, (rows, K)."""
-    encoded = fmt.encode(np.ascontiguousarray(x, np.float32))
+    encoded = fmt.encode(storable(fmt, x))
     return Lane(fmt).codes_of(encoded.elements)[:, : x.shape[1]]
 
 
@@ -130,7 +136,7 @@ def costs(name: str, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[st
 
 def _scaled(fmt: TensorFormat, x: np.ndarray) -> np.ndarray:
     """Return the values in units of the format's scales, as its encoder sees them."""
-    x = np.ascontiguousarray(x, np.float32)
+    x = storable(fmt, x)
     encoded = fmt.encode(x)
     operand = encoded.operand()
     scales = np.repeat(operand.scales, operand.block, axis=-1)[..., : x.shape[-1]]

@@ -13,8 +13,10 @@ from macloom.formats.element import ElementFormat
 from macloom.formats.elements.minifloat import BF16, FP16
 from macloom.formats.outliers.ovp import Ovp
 from macloom.formats.tensor import TensorFormat
+from macloom.formats.tensors.block import Block
 from macloom.rtl.array.design import ArrayDesign
 from macloom.rtl.array.run import array_unit
+from macloom.rtl.formats.block_encoder import block_encoder
 from macloom.rtl.formats.decoder import decoder
 from macloom.rtl.formats.encoder import encoder
 from macloom.rtl.formats.pair_decoder import pair_decoder
@@ -80,6 +82,12 @@ def _encoder(fmt: TensorFormat, shape: Shape) -> Unit:
     return encoder(element, FP16 if element.bits <= 8 else BF16)
 
 
+def _block_encoder(fmt: TensorFormat, shape: Shape) -> Unit:
+    if not isinstance(fmt, Block):
+        raise MacloomError(f"rtl: format {fmt.name!r} has no block encoder: its elements share no power-of-two scale")
+    return block_encoder(fmt)
+
+
 def _pe(fmt: TensorFormat, shape: Shape) -> Unit:
     return pe(fmt, fmt, accumulator_for(fmt))
 
@@ -106,5 +114,6 @@ def accumulator_for(fmt: TensorFormat) -> IntegerAccumulator:
 
 UNITS.add("decoder", UnitKind(summary="codes to exponent-integer pairs", build=_decoder))
 UNITS.add("encoder", UnitKind(summary="fp16 (or bf16) operands to codes", build=_encoder))
+UNITS.add("block-encoder", UnitKind(summary="a block of bf16 operands to its scale and codes", build=_block_encoder))
 UNITS.add("pe", UnitKind(summary="multiply pairs and accumulate integers", build=_pe))
 UNITS.add("array", UnitKind(summary="R x C elements, border decoders, controller", build=_array))

@@ -140,8 +140,8 @@ class Raw:
     infinity: WireVector | None = None
 
 
-def _unpack_float(source: FloatFormat, x: WireVector, lowest: int) -> Raw:
-    """Split a float; subnormals are normalised if the target's first binade 2**`lowest` lies below them."""
+def unpack_float(source: FloatFormat, x: WireVector, *, normalise: bool) -> Raw:
+    """Split a float; its subnormals get a leading one if they are to be normalised."""
     t, e = source.mantissa_bits, source.exponent_bits
     field = x[t : t + e]
     normal = w.any_bit(field)
@@ -149,7 +149,7 @@ def _unpack_float(source: FloatFormat, x: WireVector, lowest: int) -> Raw:
     width = e + 2 + t.bit_length()
     stored = w.widened(field, width) + w.widened(w.inverted(normal), width)
     exponent = w.low(stored + w.constant(source.min_exponent - 1, width), width)
-    if lowest < source.min_exponent:
+    if normalise:
         zeros = w.leading_zeros(significand)
         significand = w.shifted_left(significand, zeros, len(significand))
         exponent = w.low(exponent - w.widened(zeros, width), width)
@@ -176,17 +176,26 @@ def _unpack_integer(source: IntFormat, x: WireVector) -> Raw:
 
 
 def rounded(conversion: Conversion, x: WireVector) -> WireVector:
-    """Return the code of an integer or a float by shifting, rounding and saturating.
+    """Return the code of an integer or a float by shifting, rounding and saturating."""
+    element, source = conversion.element, conversion.source
+    assert element.steps is not None
+    if isinstance(source, IntFormat):
+        return rounded_raw(conversion, _unpack_integer(source, x))
+    # Subnormals that lie in the target's first binade, or below, need no leading one.
+    return rounded_raw(conversion, unpack_float(source, x, normalise=element.steps[1] < source.min_exponent))
+
+
+def rounded_raw(conversion: Conversion, raw: Raw) -> WireVector:
+    """Return the code of an unpacked magnitude and sign.
 
     With G the exponent of the leading one above that of the first binade, the magnitude's code is
     (max(G, 0) << t) + kept, where `kept` is the significand without the bits below the target's step;
     a carry of the increment moves into the exponent field by itself.
     """
-    element, source = conversion.element, conversion.source
+    element = conversion.element
     assert isinstance(element, FloatFormat | IntFormat)
     assert element.steps is not None
     t, lowest = element.steps
-    raw = _unpack_integer(source, x) if isinstance(source, IntFormat) else _unpack_float(source, x, lowest)
     significand = raw.significand
     if len(significand) < t + 1:
         significand = pyrtl.concat(significand, w.constant(0, t + 1 - len(significand)))

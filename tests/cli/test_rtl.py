@@ -20,6 +20,7 @@ Fail = Callable[..., str]
     [
         (["ovp4", "--unit", "decoder"], "ovp4_decoder", ("pair", 8)),
         (["fp8_e4m3", "--unit", "encoder"], "fp8_e4m3_from_fp16_encoder", ("x", 16)),
+        (["mxfp4:block=4", "--unit", "block-encoder"], "mxfp4_block_4_from_bf16_encoder", ("scale", 8)),
         (["int4", "--unit", "pe"], "int4_pe", ("sum", 32)),
         (["int4", "--unit", "array", "--rows", "2", "--cols", "3", "--dataflow", "ws"], "int4_ws_array_2x3", ("b2", 4)),
     ],
@@ -64,6 +65,7 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, fail: Fa
         (["fp32", "--unit", "decoder"], "rtl: format 'fp32' has 32-bit codes; units exist up to 16 bits"),
         (["fp8_e5m2", "--unit", "pe"], "must hold one product, which takes 68 bits"),
         (["ovp4", "--unit", "array", "--rows", "3", "--dataflow", "ws"], "rtl.rows: must be even"),
+        (["int4", "--unit", "block-encoder"], "its elements share no power-of-two scale"),
         (["int4", "--unit", "array", "--rows", "0"], "argument --rows: must be a positive integer, not '0'"),
         (["int4", "--unit", "array", "--dataflow", "is"], "unknown name 'is'"),
     ],
