@@ -6,13 +6,17 @@ format of your own needs no registration.
 """
 
 import macloom.formats.catalog
-import macloom.formats.outliers.ovp_options  # noqa: F401 - registers outlier-victim pairs
+import macloom.formats.outliers.ovp_options  # registers outlier-victim pairs
+import macloom.formats.parametric  # noqa: F401 - registers names whose options are widths
 from macloom.formats.accumulator import (
     Accumulator,
+    BlockAccumulator,
     ExactAccumulator,
     FloatAccumulator,
     IntegerAccumulator,
     IntegerOverflow,
+    SmallFloatAccumulator,
+    SpillAccumulator,
     default_accumulator,
     get_accumulator,
 )
@@ -31,6 +35,7 @@ from macloom.formats.elements.power import AdditivePowerOfTwo, PowerOfTwo
 from macloom.formats.elements.tan import TanFormat
 from macloom.formats.elements.ternary import Binary, Ternary
 from macloom.formats.gemm import GemmReport, gemm
+from macloom.formats.gemm_errors import GemmErrors, gemm_errors
 from macloom.formats.grammar import format_entry, get_format, list_formats
 from macloom.formats.outliers.biscaled import BiScaled
 from macloom.formats.outliers.dense_sparse import DenseSparse
@@ -47,6 +52,7 @@ from macloom.formats.outliers.sparse import Layout, SparseStore
 from macloom.formats.outliers.squeezellm import SqueezeLLM
 from macloom.formats.policy import NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 from macloom.formats.reference import encode_reference
+from macloom.formats.requantize import Activation, Requantize, Scheme, requantized_gemm
 from macloom.formats.scale_storage import DoubleQuantizedScale, IntegerScale, PowerOfTwoScale
 from macloom.formats.scales import Grain, Granularity
 from macloom.formats.tensor import Encoded, Operand, SparseMatrix, TensorFormat
@@ -56,18 +62,22 @@ from macloom.formats.tensors.block import Block, ScaleRule
 from macloom.formats.tensors.dfp import DynamicFixedPoint
 from macloom.formats.tensors.dgq import DualGrained
 from macloom.formats.tensors.double_rounding import DoubleRounding
+from macloom.formats.tensors.kmeans import LearnedTable
 from macloom.formats.tensors.llm_fp4 import SearchedFloat
 from macloom.formats.tensors.preshift import PreShifted
 from macloom.formats.tensors.reparam import KSort, Merge, Rope, k_sort, merge_channels, merge_scales
 from macloom.formats.tensors.scaled import Scaled
 from macloom.formats.tensors.statistic import Statistic, StatisticScaled
+from macloom.formats.tensors.tf32 import Tf32
 from macloom.formats.tensors.twinlog import TwinLog
 from macloom.formats.tensors.vector_codebook import VectorCodebook
+from macloom.formats.tensors.vptq import Vptq
 from macloom.formats.threads import set_threads
 
 __all__ = [
     "AbFloat",
     "Accumulator",
+    "Activation",
     "AdaptivFloat",
     "AdaptivScaled",
     "AdaptiveOvp",
@@ -78,6 +88,7 @@ __all__ = [
     "Binary",
     "BitStack",
     "Block",
+    "BlockAccumulator",
     "BlockwiseCodebook",
     "Codebook",
     "DecodedFormat",
@@ -92,6 +103,7 @@ __all__ = [
     "Flint",
     "FloatAccumulator",
     "FloatFormat",
+    "GemmErrors",
     "GemmReport",
     "Gobo",
     "Grain",
@@ -104,6 +116,7 @@ __all__ = [
     "KSort",
     "KVQuant",
     "Layout",
+    "LearnedTable",
     "LlmInt8",
     "LogFormat",
     "Merge",
@@ -119,29 +132,36 @@ __all__ = [
     "PowerOfTwo",
     "PowerOfTwoScale",
     "PreShifted",
+    "Requantize",
     "Rope",
     "Rounding",
     "ScaleRule",
     "Scaled",
+    "Scheme",
     "SearchedFloat",
+    "SmallFloatAccumulator",
     "SparseMatrix",
     "SparseStore",
     "Specials",
+    "SpillAccumulator",
     "SqueezeLLM",
     "Statistic",
     "StatisticScaled",
     "TanFormat",
     "TensorFormat",
     "Ternary",
+    "Tf32",
     "TwinLog",
     "UnitLog",
     "VectorCodebook",
+    "Vptq",
     "ZeroPolicy",
     "default_accumulator",
     "encode_reference",
     "fit_codebook",
     "format_entry",
     "gemm",
+    "gemm_errors",
     "get_accumulator",
     "get_format",
     "k_sort",
@@ -149,6 +169,7 @@ __all__ = [
     "merge_channels",
     "merge_scales",
     "pair_permutation",
+    "requantized_gemm",
     "rotate",
     "set_threads",
     "shared_pairs",

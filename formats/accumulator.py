@@ -1,64 +1,40 @@
-"""Accumulators: what happens to the products of a dot product before the scale is applied."""
+"""Accumulators: what happens to the products of a dot product before the scale is applied.
+
+Every family is one file of `macloom.formats.accumulators`, found here by its being there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+import pkgutil
+import re
+from importlib import import_module
 
-from macloom.errors import MacloomError, unknown
+from macloom.errors import MacloomError
+from macloom.formats import accumulators
+from macloom.formats.accumulators.base import FAMILIES, Accumulator
+from macloom.formats.accumulators.block import BlockAccumulator, SpillAccumulator
+from macloom.formats.accumulators.exact import ExactAccumulator
+from macloom.formats.accumulators.floating import FloatAccumulator, SmallFloatAccumulator
+from macloom.formats.accumulators.integer import IntegerAccumulator, IntegerOverflow
+from macloom.formats.accumulators.segments import WIDEST_UNIT
 from macloom.formats.tensor import TensorFormat
 
-# Formats of a wider range than this have no table of integer units (`ElementFormat.units`).
-WIDEST_UNIT = 1 << 120
+__all__ = [
+    "FAMILIES",
+    "Accumulator",
+    "BlockAccumulator",
+    "ExactAccumulator",
+    "FloatAccumulator",
+    "IntegerAccumulator",
+    "IntegerOverflow",
+    "SmallFloatAccumulator",
+    "SpillAccumulator",
+    "default_accumulator",
+    "get_accumulator",
+]
 
-
-class IntegerOverflow(StrEnum):
-    """What an integer accumulator does with a sum that it cannot hold."""
-
-    WRAP = "wrap"
-    SATURATE = "saturate"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntegerAccumulator:
-    """A signed register of `bits` for the integer products of one segment (a scale block, or all of K).
-
-    WRAP is modular, so that it does not matter when it happens. SATURATE clamps once at the end of
-    the segment. Sums of several segments are converted to float32, scaled and added in float32.
-    """
-
-    bits: int = 32
-    overflow: IntegerOverflow = IntegerOverflow.WRAP
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or not 2 <= self.bits <= 53:
-            raise MacloomError(f"accumulator.bits: must be an integer from 2 to 53, not {self.bits!r}")
-
-    @property
-    def name(self) -> str:
-        return f"int{self.bits}:{self.overflow.value}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExactAccumulator:
-    """A register wide enough for every product of a segment; its sum is rounded once, to float32."""
-
-    @property
-    def name(self) -> str:
-        return "exact"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloatAccumulator:
-    """A float32 register: each product is rounded to float32 and added in ascending order of K."""
-
-    @property
-    def name(self) -> str:
-        return "fp32"
-
-
-Accumulator = IntegerAccumulator | ExactAccumulator | FloatAccumulator
+for _module in pkgutil.iter_modules(accumulators.__path__):
+    import_module(f"{accumulators.__name__}.{_module.name}")
 
 
 def get_accumulator(text: str) -> Accumulator:
@@ -67,17 +43,13 @@ def get_accumulator(text: str) -> Accumulator:
     >>> get_accumulator("int24:saturate").name
     'int24:saturate'
     """
-    kind, _, policy = text.partition(":")
-    if kind == "exact" and not policy:
-        return ExactAccumulator()
-    if kind == "fp32" and not policy:
-        return FloatAccumulator()
-    if kind.startswith("int") and kind[3:].isdigit():
-        policies = [o.value for o in IntegerOverflow]
-        if policy and policy not in policies:
-            raise unknown("accumulator overflow", policy, policies)
-        return IntegerAccumulator(bits=int(kind[3:]), overflow=IntegerOverflow(policy or "wrap"))
-    raise MacloomError(f"accumulator: must be 'intN[:wrap|saturate|error]', 'exact' or 'fp32', not {text!r}")
+    head, _, options = text.partition(":")
+    stem = re.match("[a-z]*", head)
+    assert stem is not None
+    if stem[0] not in FAMILIES:
+        forms = ", ".join(repr(form) for form in dict.fromkeys(FAMILIES.get(name).form for name in FAMILIES))
+        raise MacloomError(f"accumulator: must be one of {forms}, not {text!r}")
+    return FAMILIES.get(stem[0]).parse(head, options)
 
 
 def default_accumulator(a: TensorFormat, b: TensorFormat) -> Accumulator:

@@ -9,18 +9,34 @@ import numpy as np
 from macloom.errors import MacloomError
 
 
+class NonFiniteError(MacloomError):
+    """A tensor holds NaN or infinities that its format or policy does not take."""
+
+
 def is_torch(x: Any) -> bool:
+    """Say whether `x` is a torch tensor or parameter, without importing torch."""
     return type(x).__module__.split(".")[0] == "torch"
+
+
+def _from_torch(x: Any, what: str) -> np.ndarray:
+    """Return a torch tensor as numpy: its own memory for strided float32 of the CPU, a copy of anything else."""
+    if x.is_meta or str(x.layout) != "torch.strided" or x.is_complex():
+        kind = "meta" if x.is_meta else f"{str(x.layout).removeprefix('torch.')} {str(x.dtype).removeprefix('torch.')}"
+        raise MacloomError(f"{what}: must be a dense tensor of real numbers with data, not {kind}")
+    return x.detach().cpu().float().numpy()
 
 
 def as_float32(x: Any, what: str = "tensor") -> np.ndarray:
     """Return `x` as a C-contiguous float32 array that shares its memory where possible.
 
+    Contiguous float32 of numpy, or of torch on the CPU, is not copied. Narrower floats, float64, integers,
+    strided views and tensors of other devices are.
+
     Raises:
         MacloomError: `x` is empty or holds no real numbers.
     """
     if is_torch(x):
-        x = x.detach().cpu().float().numpy()
+        x = _from_torch(x, what)
     array = np.asarray(x)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise MacloomError(f"{what}: must hold real numbers, not {array.dtype}")
@@ -54,11 +70,11 @@ def rows_of(x: np.ndarray) -> np.ndarray:
 
 
 def like(template: Any, result: np.ndarray) -> Any:
-    """Return `result` as torch if `template` was torch."""
+    """Return `result` as torch, on the device of `template`, if that was torch."""
     if is_torch(template):
         import torch
 
-        return torch.from_numpy(result)
+        return torch.from_numpy(result).to(template.device)
     return result
 
 
@@ -70,7 +86,7 @@ def output_for(template: Any, out: Any, shape: tuple[int, ...]) -> np.ndarray:
     """
     if out is None:
         return np.empty(shape, np.float32)
-    array = out.detach().numpy() if is_torch(out) else out
+    array = _output_array(out)
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
         got = f"{getattr(array, 'dtype', type(array).__name__)} of shape {getattr(array, 'shape', '?')}"
         raise MacloomError(f"out: must be float32 of shape {shape}, not {got}")
@@ -79,9 +95,31 @@ def output_for(template: Any, out: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
+def _output_array(out: Any) -> Any:
+    """Return a caller's `out` as numpy sees it, its memory shared."""
+    if not is_torch(out):
+        return out
+    if out.device.type != "cpu":
+        raise MacloomError(f"out: must be on the CPU, where kernels run, not on {out.device}")
+    return out.detach().numpy()
+
+
+def shares_memory(x: np.ndarray, out: Any) -> bool:
+    """Say whether writing to a caller's `out` may change `x`."""
+    array = _output_array(out)
+    return isinstance(array, np.ndarray) and np.may_share_memory(x, array)
+
+
+def spoil(out: Any) -> None:
+    """Fill a caller's `out` with NaN, so that what was half done is not taken for a result."""
+    array = _output_array(out)
+    if isinstance(array, np.ndarray) and array.dtype == np.float32 and array.flags.writeable:
+        array.fill(np.nan)
+
+
 def check_finite(worst: np.ndarray, name: str) -> None:
     """Raise if the largest magnitude (bits or float32) of any row is infinite or NaN."""
     bits = worst.view(np.uint32)
     if bits.size and int(bits.max()) >= 0x7F800000:
         what = "NaN" if int(bits.max()) > 0x7F800000 else "infinity"
-        raise MacloomError(f"format {name!r}: the tensor holds {what}; clean it or choose a format that stores it")
+        raise NonFiniteError(f"format {name!r}: the tensor holds {what}; clean it or choose a format that stores it")

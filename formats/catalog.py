@@ -10,6 +10,7 @@ from macloom.formats.elements.codebook import Mode
 from macloom.formats.elements.flint import Flint
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import BF16, FP16, FP32, FloatFormat, Specials
+from macloom.formats.families import ANT, BFP, FLOAT, INTEGER, MX
 from macloom.formats.grammar import (
     CATALOG,
     Builder,
@@ -22,6 +23,7 @@ from macloom.formats.grammar import (
 from macloom.formats.scales import Grain
 from macloom.formats.tensor import TensorFormat
 from macloom.formats.tensors.block import Block, ScaleRule
+from macloom.formats.tensors.mx_upstream import LibraryRounding, MxUpstream
 
 
 def _float(
@@ -63,6 +65,20 @@ def _block(element: ElementFormat, size_of_name: int) -> Builder:
     return build
 
 
+def _mx(element: ElementFormat) -> Builder:
+    def build(name: str, options: Options) -> TensorFormat:
+        rounding = choice_option(options, "round", *LibraryRounding)
+        if choice_option(options, "mode", *Mode) is Mode.PAPER:
+            if "round" in options:
+                raise MacloomError("format option round: belongs to mode=upstream; use the policy rounding= otherwise")
+            return _block(element, 32)(name, options)
+        if "rule" in options:
+            raise MacloomError("format option rule: does not apply to mode=upstream, whose scales are its own")
+        return MxUpstream(name=name, element=element, size=integer_option(options, "block", 32), round=rounding)
+
+    return build
+
+
 def _bfp(width: int, size_of_name: int) -> Builder:
     def build(name: str, options: Options) -> TensorFormat:
         mantissas = choice_option(options, "mantissa", *Mantissas)
@@ -71,6 +87,10 @@ def _bfp(width: int, size_of_name: int) -> Builder:
         return _block(element, size_of_name)(name, options)
 
     return build
+
+
+def _any_bfp(name: str, options: Options) -> TensorFormat:
+    return _bfp(integer_option(options, "bits", 8), 32)(name, options)
 
 
 def _nvfp4(name: str, options: Options) -> TensorFormat:
@@ -89,31 +109,37 @@ def _nvfp4(name: str, options: Options) -> TensorFormat:
 
 def _fill() -> None:
     ieee, ofp8, mx = "IEEE 754-2019", "OCP 8-bit Floating Point (OFP8) v1.0", "OCP Microscaling (MX) v1.0"
-    CATALOG.add("fp32", Entry(summary="float32", source=ieee, build=scaled(FP32, Grain.NONE)))
+    CATALOG.add("fp32", Entry(family=FLOAT, summary="float32", source=ieee, build=scaled(FP32, Grain.NONE)))
     for name, summary in {"fp16": "IEEE half precision", "bf16": "bfloat16"}.items():
-        CATALOG.add(name, Entry(summary=summary, source=ieee, build=scaled(FLOATS[name], Grain.NONE), words=True))
+        build = scaled(FLOATS[name], Grain.NONE)
+        CATALOG.add(name, Entry(family=FLOAT, summary=summary, source=ieee, build=build, words=True))
     for name, source in {
         "fp8_e4m3": ofp8, "fp8_e5m2": ofp8, "fp8_e4m3fnuz": "Noune et al. 2022", "fp8_e5m2fnuz": "Noune et al. 2022",
         "fp6_e3m2": mx, "fp6_e2m3": mx, "fp4_e2m1": mx,
     }.items():  # fmt: skip
         element = FLOATS[name]
         summary = f"{element.bits}-bit float: {element.exponent_bits} exponent, {element.mantissa_bits} mantissa bits"
-        CATALOG.add(name, Entry(summary=summary, source=source, build=scaled(element), words=True))
+        CATALOG.add(name, Entry(family=FLOAT, summary=summary, source=source, build=scaled(element), words=True))
     integers = [IntFormat(width=w) for w in range(2, 9)] + [IntFormat(width=w, signed=False) for w in (4, 8)]
     for element in integers:
         summary = f"{element.width}-bit {'symmetric' if element.signed else 'unsigned'} integer"
-        CATALOG.add(element.name, Entry(summary=summary, source="common practice", build=scaled(element), words=True))
+        entry = Entry(family=INTEGER, summary=summary, source="common practice", build=scaled(element), words=True)
+        CATALOG.add(element.name, entry)
     flint, ant = Flint(width=4), "Guo et al., ANT, MICRO 2022"
-    CATALOG.add(flint.name, Entry(summary="4-bit float-integer hybrid", source=ant, build=scaled(flint), words=True))
+    entry = Entry(family=ANT, summary="4-bit float-integer hybrid", source=ant, build=scaled(flint), words=True)
+    CATALOG.add(flint.name, entry)
     for name, element in {
         "mxfp8_e4m3": FLOATS["fp8_e4m3"], "mxfp8_e5m2": FLOATS["fp8_e5m2"], "mxfp6_e3m2": FLOATS["fp6_e3m2"],
         "mxfp6_e2m3": FLOATS["fp6_e2m3"], "mxfp4": FLOATS["fp4_e2m1"], "mxint8": IntFormat(width=8, fraction_bits=6),
     }.items():  # fmt: skip
+        keys, explains = ("block", "rule", "mode", "round"), (ScaleRule, MxUpstream)
         summary = f"blocks of 32 {element.name} with a shared power-of-two scale"
-        CATALOG.add(name, Entry(summary=summary, source=mx, build=_block(element, 32), keys=("block", "rule")))
+        entry = Entry(family=MX, summary=summary, source=mx, build=_mx(element), keys=keys, explains=explains)
+        CATALOG.add(name, entry)
     CATALOG.add(
         "nvfp4",
         Entry(
+            family=MX,
             summary="blocks of 16 fp4_e2m1 with an E4M3 scale and a float32 scale per tensor",
             source="NVIDIA Blackwell; definition as in torchao",
             build=_nvfp4,
@@ -127,18 +153,32 @@ def _fill() -> None:
         CATALOG.add(
             name,
             Entry(
+                family=BFP,
                 summary=f"block floating point: {width}-bit signed mantissas, {size} of them share an 8-bit exponent",
                 source="definition as in d-Matrix dmx-compressor",
                 build=_bfp(width, size),
                 keys=("block", "rule", "mantissa"),
+                explains=(ScaleRule, Mantissas),
             ),
         )
+    CATALOG.add(
+        "bfp",
+        Entry(
+            family=BFP,
+            summary="any block floating point: signed mantissas of 2 to 16 bits (bits=) share an 8-bit exponent",
+            source="definition as in d-Matrix dmx-compressor",
+            build=_any_bfp,
+            keys=("bits", "block", "rule", "mantissa"),
+            explains=(ScaleRule, Mantissas),
+        ),
+    )
     for bits, name in {3: "msfp12", 7: "msfp16"}.items():
         # Sign and magnitude without a hidden bit: a float with one exponent bit has just these values.
         magnitude = _float(f"sm{bits + 1}", 1, bits - 1, Specials.NONE, 1)
         CATALOG.add(
             name,
             Entry(
+                family=BFP,
                 summary=f"block floating point: sign and {bits} magnitude bits, 16 of them share an 8-bit exponent",
                 source="Darvish Rouhani et al., Microsoft Floating Point, NeurIPS 2020; a reconstruction",
                 build=_block(magnitude, 16),

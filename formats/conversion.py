@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from macloom.errors import MacloomError
+from macloom.formats.arrays import NonFiniteError
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.grid import encode_with_table
@@ -20,7 +21,7 @@ def encode_under(element: ElementFormat, x: np.ndarray, policy: Policy) -> np.nd
     """
     rounding = policy.rounding or element.default_rounding
     if policy.nan is NanPolicy.ERROR and np.isnan(x).any():
-        raise MacloomError(f"format {element.name!r}: the input holds NaN, which the policy nan=error refuses")
+        raise NonFiniteError(f"format {element.name!r}: the input holds NaN, which the policy nan=error refuses")
     if policy.overflow is Overflow.WRAP:
         codes = _wrapped(element, x, rounding, policy)
     elif rounding is Rounding.STOCHASTIC:
@@ -45,17 +46,22 @@ def _stochastic(element: ElementFormat, x: np.ndarray, policy: Policy) -> np.nda
         raise MacloomError(f"overflow: stochastic rounding saturates; {policy.overflow.value!r} is not defined for it")
     draws = policy.draw(x.size).reshape(x.shape) >> np.uint16(DRAW_BITS - policy.draw_bits)
     values, codes = element.encodable
-    wide = np.asarray(x, np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN become quiet
+        wide = np.asarray(x, np.float64)
     held = np.clip(np.where(np.isnan(wide), 0, wide), values[0], values[-1])
     lower = np.clip(np.searchsorted(values, held, side="right") - 1, 0, len(values) - 2)
     negative = held < 0
     near, far = np.where(negative, lower + 1, lower), np.where(negative, lower, lower + 1)
-    up = draws * np.abs(values[far] - values[near]) < np.ldexp(np.abs(held - values[near]), policy.draw_bits)
+    # Both terms are exact but the distance, whose rounding error (Knuth, TAOCP 4.2.2, theorem B) decides ties.
+    base = values[near]
+    distance = held - base
+    error = (held - (distance - (distance - held))) - (base + (distance - held))
+    threshold = np.ldexp(draws * (values[far] - base), -policy.draw_bits)
+    up = np.where(negative, distance - threshold < -error, distance - threshold > -error)
     chosen = codes[np.where(up, far, near)].astype(element.code_dtype)
-    exact = encode_with_table(
-        element, np.where(np.isnan(wide) | (held == 0), x, 0.0), Rounding.NEAREST_EVEN, policy.overflow
-    )
-    chosen = np.where(np.isnan(wide) | (held == 0), exact, chosen)
+    plain = np.isnan(wide) | ((held == 0) & np.any(values == 0))
+    exact = encode_with_table(element, np.where(plain, x, values[0]), Rounding.NEAREST_EVEN, policy.overflow)
+    chosen = np.where(plain, exact, chosen)
     if element.negative_zero_code is not None:
         zero = codes[np.searchsorted(values, 0.0)]
         chosen = np.where((chosen == zero) & np.signbit(wide), element.code_dtype(element.negative_zero_code), chosen)

@@ -138,7 +138,8 @@ class ElementFormat(ABC):
         return table
 
     @cached_property
-    def _float32_values(self) -> np.ndarray:
+    def float32_values(self) -> np.ndarray:
+        """Value of every code, rounded to float32."""
         return self.values.astype(np.float32)
 
     @cached_property
@@ -221,7 +222,7 @@ class ElementFormat(ABC):
         if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= 1 << self.bits):
             bad = codes[(codes < 0) | (codes >= 1 << self.bits)].flat[0]
             raise MacloomError(f"format {self.name!r}: code {int(bad)} is not in [0, {1 << self.bits})")
-        return np.take(self._float32_values, codes)
+        return np.take(self.float32_values, codes)
 
     def encode(
         self,

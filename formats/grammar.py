@@ -18,6 +18,7 @@ from macloom.errors import MacloomError, unknown
 from macloom.formats.element import MAX_TABLE_BITS, ElementFormat, check_overflow_policy
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import BF16, FP16, FP32, FloatFormat
+from macloom.formats.families import Family
 from macloom.formats.policy import DEFAULT_POLICY, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 from macloom.formats.scale_storage import SCALE_STORAGES
 from macloom.formats.scales import E4M3, E8M0, Grain, Granularity, ScaleFormat
@@ -50,15 +51,19 @@ class Entry:
     Attributes:
         summary: one line for the listing.
         source: paper or standard that defines it.
+        family: the page of the documentation that it belongs to.
         keys: options it takes besides granularity words.
         words: whether it takes granularity words, `group=` and `axis=`.
+        explains: what else documents it: functions or classes whose docstrings say how it is made.
     """
 
     summary: str
     source: str
+    family: Family
     build: Builder
     keys: tuple[str, ...] = ()
     words: bool = False
+    explains: tuple[object, ...] = ()
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -69,8 +74,32 @@ CATALOG: Registry[Entry] = Registry("format", "macloom list formats")
 ALIASES = {"mxfp8": "mxfp8_e4m3", "mxfp6": "mxfp6_e3m2"}
 
 
+class Probe(dict[str, str]):
+    """Options that are empty and note what a builder asks of them: for each key its choices, or its default.
+
+    >>> probe = Probe()
+    >>> integer_option(probe, "block", 32), probe.asked
+    (32, {'block': 'an integer (32)'})
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: dict[str, str] = {}
+
+    def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        self.asked.setdefault(key, f"({default})" if default else "")
+        return default
+
+
+def note_option(options: Options, key: str, text: str) -> None:
+    """Say what an option takes, the default in brackets, to options that want to know."""
+    if isinstance(options, Probe):
+        options.asked[key] = text
+
+
 def integer_option(options: Options, key: str, default: int) -> int:
     """Return the integer value of an option, or the default."""
+    note_option(options, key, f"an integer ({default})")
     text = options.get(key)
     if text is None:
         return default
@@ -94,6 +123,7 @@ def as_choice(path: str, value: object, kind: type[C]) -> C:
 
 def choice_option(options: Options, key: str, *choices: C) -> C:
     """Return the one of `choices` that an option names, the first by default."""
+    note_option(options, key, f"{', '.join(c.value for c in choices)} ({choices[0].value})")
     text = options.get(key, choices[0].value)
     for choice in choices:
         if choice.value == text:
@@ -120,6 +150,7 @@ def granularity_option(options: Options, default: Grain) -> Granularity:
 def scale_option(options: Options, granularity: Granularity) -> FloatFormat:
     """Return the format that scales are stored in: float16 for groups and float32 otherwise, unless given."""
     default = "fp16" if granularity.grain is Grain.GROUP else "fp32"
+    note_option(options, "scale", f"{', '.join((*SCALE_FORMATS, *SCALE_STORAGES))} ({default})")
     name = options.get("scale", default)
     if name not in SCALE_FORMATS:
         raise unknown("format option scale", name, [*SCALE_FORMATS, *SCALE_STORAGES])

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
 
 from macloom.errors import MacloomError
+from macloom.formats.arrays import NonFiniteError
 from macloom.formats.element import ElementFormat, check_overflow_policy, prefer_upper_on_tie
 from macloom.formats.policy import Overflow, Rounding
 
@@ -103,7 +104,8 @@ def encode_with_table(element: ElementFormat, x: np.ndarray, rounding: Rounding,
     """Return the codes of `x`; the general vectorised form of `reference.encode_reference`."""
     if element.bits > 16:
         raise MacloomError(f"format {element.name!r}: element codes wider than 16 bits are not encoded by table")
-    x = np.asarray(x, np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN become quiet
+        x = np.asarray(x, np.float64)
     grid = grid_of(element, rounding, overflow)
     nan = np.isnan(x)
     codes = grid.codes[np.searchsorted(grid.thresholds, x, side="right")]
@@ -112,7 +114,7 @@ def encode_with_table(element: ElementFormat, x: np.ndarray, rounding: Rounding,
         codes = np.where((codes == zero) & np.signbit(x), element.code_dtype(element.negative_zero_code), codes)
     if nan.any():
         if element.nan_code is None:
-            raise MacloomError(f"format {element.name!r}: the input holds NaN, which the format cannot store")
+            raise NonFiniteError(f"format {element.name!r}: the input holds NaN, which the format cannot store")
         codes = np.where(nan, element.code_dtype(element.nan_code), codes)
     return codes
 
@@ -128,6 +130,11 @@ class Lookup:
     codes: np.ndarray
     values: np.ndarray
     limits: np.ndarray | None = None
+
+    @cached_property
+    def wide_codes(self) -> np.ndarray:
+        """The codes as uint32, which vectors can gather."""
+        return self.codes.astype(np.uint32)
 
 
 def _mantissa_bits_needed(values: np.ndarray) -> int:
@@ -185,7 +192,7 @@ def bounded_lookup(
     else:
         return None
     cells = np.arange(1 << (9 + mantissa_bits), dtype=np.uint32) << np.uint32(shift)
-    limits = np.full(len(cells), 0xFFFFFFFF, np.uint32)
+    limits = np.full(len(cells), 0xFF800000, np.uint32)  # that of -infinity, which no number reaches
     limits[inner >> np.uint32(shift)] = inner
     edges = np.stack((cells, cells | np.uint32((1 << shift) - 1)), axis=1).view(np.float32)
     safe = np.where(np.isfinite(edges), edges, np.copysign(np.finfo(np.float32).max, edges))

@@ -48,9 +48,10 @@ def unpack(packed: np.ndarray, bits: int, length: int, first_high: bool = False)
     if bits in (16, 32):
         return packed.view(f"{'>' if first_high else '<'}u{bits // 8}").astype(f"u{bits // 8}")
     if bits == 4:
+        from macloom.formats.kernels.packing import unpack_nibbles
+
         out = np.empty((packed.shape[0], packed.shape[1] * 2), np.uint8)
-        low, high = packed & np.uint8(15), packed >> np.uint8(4)
-        out[:, 0::2], out[:, 1::2] = (high, low) if first_high else (low, high)
+        run_rows(unpack_nibbles, len(out), out.size, packed, *((4, 0) if first_high else (0, 4)), out)
         return out[:, :length]
     if bits < 8 and not first_high:
         from macloom.formats.kernels.packing import unpack_bits

@@ -13,11 +13,11 @@ from macloom.formats.conversion import drop_negative_zero, encode_under
 from macloom.formats.element import ElementFormat
 from macloom.formats.grid import lookup_table
 from macloom.formats.policy import DEFAULT_POLICY, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
-from macloom.formats.threads import run_rows
+from macloom.formats.threads import one_ahead, run_rows
 
 # Elements that the ways without a kernel, and the draws of stochastic rounding, take at a time.
-CHUNK = 1 << 16
-FAR_EXPONENT = 64  # see step_kernels.FAR
+CHUNK, DRAWN = 1 << 16, 1 << 18
+FAR_EXPONENT = 64  # see kernels.step.FAR
 NO_DRAW = 2  # no fraction exceeds it
 
 
@@ -32,7 +32,7 @@ class Steps:
         step_scale: step of a binade over its power of two.
         far_bits: exponent field from which magnitudes are lowered, None where no magic number overflows.
         low, high: smallest and largest value.
-        flip, sign_bit, keep_zero, mask: how codes show the sign, see `step_kernels`.
+        flip, sign_bit, keep_zero, mask: how codes show the sign, see `kernels.step`.
         signed_zero: whether the grid has -0.
     """
 
@@ -193,13 +193,9 @@ def _round(
         else:
             run_rows(kernel, *common, *grid, None, 1, *last, out, worst)
     elif table is not None:
-        entries = table.codes if coded else table.values
-        limits = () if table.limits is None else (table.limits,)
-        if coded:
-            kernel = kernels.lookup if table.limits is None else kernels.lookup_bounded
-        else:
-            kernel = kernels.lookup_values if table.limits is None else kernels.lookup_bounded_values
-        run_rows(kernel, *common, table.shift, *limits, entries, out, worst)
+        entries = table.wide_codes if coded else table.values
+        kernel = kernels.lookup_codes if coded else kernels.lookup_values
+        run_rows(kernel, *common, table.shift, table.limits, entries, out, worst)
         if policy.zero is ZeroPolicy.DROP:
             out[...] = drop_negative_zero(element, out) if coded else out + np.float32(0)
     else:
@@ -219,15 +215,20 @@ def _in_chunks(
     out: np.ndarray,
     worst: np.ndarray,
 ) -> None:
-    """Run a kernel over chunks of whole rows, each with the draws of its elements in row-major order."""
-    count = max(1, CHUNK // rows.shape[1])
+    """Run a kernel over chunks of whole rows, each with the draws of its elements in row-major order.
+
+    While one chunk is rounded, another thread draws for the next.
+    """
+    count = max(1, DRAWN // rows.shape[1])
     # Draws come four to a word, so that only chunks of whole words leave the order as it is.
     count = count if rows.shape[1] % 4 == 0 else -(-count // 4) * 4
-    for first in range(0, rows.shape[0], count):
-        part = slice(first, min(first + count, rows.shape[0]))
+    parts = [slice(first, min(first + count, rows.shape[0])) for first in range(0, rows.shape[0], count)]
+    for part, draws in zip(parts, one_ahead(policy.draw, [rows[part].size for part in parts]), strict=True):
         chunk = rows[part]
-        common = chunk.shape[0], chunk.size, chunk, scales[part], block
-        run_rows(kernel, *common, *grid, policy.draw(chunk.size), policy.draw_bits, *last, out[part], worst[part])
+        kernel(
+            *(0, chunk.shape[0], chunk, scales[part], block, *grid),
+            *(draws, policy.draw_bits, *last, out[part], worst[part]),
+        )
 
 
 def _without_kernel(
@@ -256,11 +257,19 @@ def _without_kernel(
 
 
 def decode_rows(element: ElementFormat, codes: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray:
-    """Return float32 element values times their segment's scale, rows x length."""
-    values = element.decode(codes)
-    if values.shape[1] == block * scales.shape[1]:
-        values.reshape(*scales.shape, block)[...] *= scales[:, :, None]
-        return values
-    for s in range(scales.shape[1]):
-        values[:, s * block : (s + 1) * block] *= scales[:, s : s + 1]
+    """Return float32 element values times their segment's scale, rows x length.
+
+    Raises:
+        MacloomError: a code lies outside [0, 2**bits).
+    """
+    from macloom.formats.kernels.lookup import decode_codes
+
+    if codes.dtype not in (np.uint8, np.uint16):
+        element.decode(codes)  # refuses what no code is
+        codes = codes.astype(element.code_dtype)
+    codes, scales = np.ascontiguousarray(codes), np.ascontiguousarray(scales, np.float32)
+    values, worst = np.empty(codes.shape, np.float32), np.empty(codes.shape[0], np.uint32)
+    run_rows(decode_codes, codes.shape[0], codes.size, codes, scales, block, element.float32_values, values, worst)
+    if worst.size and int(worst.max()) >= 1 << element.bits:
+        element.decode(codes)  # says which code is wrong
     return values

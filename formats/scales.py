@@ -174,3 +174,32 @@ def store_scale(scale: np.ndarray, stored: ScaleFormat) -> np.ndarray:
         float(np.nextafter(np.float32(0), np.float32(1))), float(stored.encodable[0][stored.encodable[0] > 0][0])
     )
     return np.maximum(stored.quantize(scale), np.float32(smallest))
+
+
+def require_stored(scale: np.ndarray, stored: ScaleFormat, name: str) -> None:
+    """Raise where given scales are not what their storage holds, so that stored bits and values agree.
+
+    Scales that share their storage with others (`ScaleStorage.grouped`) are taken as they come. What is not
+    positive and finite is left to `Granularity.row_scales`.
+
+    Raises:
+        MacloomError: a scale would be rounded; the message has the nearest that would not.
+    """
+    exact = stored.grouped if isinstance(stored, ScaleStorage) else stored.bits > 16
+    if exact or not np.all(scale > 0) or not np.all(np.isfinite(scale)):
+        return
+    if isinstance(stored, ScaleStorage):
+        held = np.asarray(stored.store(scale))
+    else:
+        from macloom.formats.rounders import quantize_rows
+
+        rows = np.ascontiguousarray(scale, np.float32).reshape(1, -1)
+        held = np.empty_like(rows)
+        quantize_rows(stored, rows, np.ones((1, 1), np.float32), rows.shape[1], held, name)
+    wrong = np.flatnonzero(held.reshape(-1) != scale.reshape(-1))
+    if len(wrong):
+        came, near = float(scale.flat[wrong[0]]), float(held.flat[wrong[0]])
+        raise MacloomError(
+            f"scale: format {name!r} stores scales as {stored.name}, which does not hold {came:.9g}; "
+            f"the nearest is {near:.9g}"
+        )

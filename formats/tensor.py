@@ -11,11 +11,23 @@ from typing import Any, Self
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats.arrays import as_float32, clip_share, like, rows_of
+from macloom.formats.arrays import (
+    NonFiniteError,
+    as_float32,
+    check_finite,
+    clip_share,
+    is_torch,
+    like,
+    rows_of,
+    shares_memory,
+    spoil,
+)
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.operand import Operand, SparseMatrix
 from macloom.formats.packing import pack, packed_row_bytes, unpack
-from macloom.formats.policy import DEFAULT_POLICY, NO_GENERATOR, Policy, Rounding
+from macloom.formats.policy import DEFAULT_POLICY, NO_GENERATOR, Overflow, Policy, Rounding
+from macloom.formats.scales import ScaleFormat, require_stored
+from macloom.formats.threads import run_rows
 
 __all__ = ["Encoded", "Operand", "SparseMatrix", "TensorFormat"]
 
@@ -44,6 +56,7 @@ class Encoded:
     @cached_property
     def codes(self) -> np.ndarray:
         """The element codes packed into bytes: (..., bytes per row)."""
+        self.check_codes()
         return self.format.pack_elements(self.elements, self.shape)
 
     @property
@@ -52,8 +65,20 @@ class Encoded:
         return self.format.encoded_bits(self)
 
     def decode(self) -> Any:
-        """Return the float32 values, numpy or torch as the tensor came."""
+        """Return the float32 values, numpy or torch (on the CPU) as the tensor came.
+
+        Raises:
+            MacloomError: a code lies outside [0, 2**code_bits), or the scales do not fit the tensor.
+        """
+        self.check_codes()
         return _return(self.format.decode(self), self.torch)
+
+    def check_codes(self) -> None:
+        """Raise if an element's code has more bits than the format stores."""
+        width = self.format.code_bits
+        if width < 8 * self.elements.itemsize and self.elements.size and int(self.elements.max()) >> width:
+            bad = int(self.elements[self.elements >> width != 0].flat[0])
+            raise MacloomError(f"format {self.format.name!r}: code {bad} is not in [0, {1 << width})")
 
     def operand(self) -> Operand:
         """Return what the multipliers see; a GEMM needs no more. It is kept for the next product."""
@@ -61,7 +86,8 @@ class Encoded:
 
     @cached_property
     def _operand(self) -> Operand:
-        return self.format.operand_of(self)
+        self.check_codes()
+        return replace(self.format.operand_of(self), format=self.format)
 
 
 def _return(values: np.ndarray, torch: bool) -> Any:
@@ -70,6 +96,16 @@ def _return(values: np.ndarray, torch: bool) -> Any:
 
         return from_numpy(values)
     return values
+
+
+def _largest(x: np.ndarray) -> np.ndarray:
+    """Return the largest magnitude of each row."""
+    from macloom.formats.kernels.lookup import absmax
+
+    rows = rows_of(x)
+    out = np.empty((rows.shape[0], 1), np.float32)
+    run_rows(absmax, rows.shape[0], rows.size, rows, rows.shape[1], out)
+    return out
 
 
 class TensorFormat(ABC):
@@ -97,6 +133,11 @@ class TensorFormat(ABC):
     def static_scale(self) -> bool:
         """Whether one scale serves the whole tensor, so that calibration may fix it beforehand."""
         return False
+
+    @property
+    def scale_storage(self) -> ScaleFormat | None:
+        """How scales that `encode` is given are stored, exactly; None where the format looks after that itself."""
+        return None
 
     @abstractmethod
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
@@ -211,7 +252,8 @@ class TensorFormat(ABC):
                 under a given scale of the tensor, those follow it, too.
 
         Raises:
-            MacloomError: `x` is empty or holds NaN or infinities, or the scale has the wrong shape.
+            MacloomError: `x` is empty or holds NaN or infinities, or the scale has the wrong shape or is
+                one that the format cannot store.
         """
         array, drawing = as_float32(x), self.drawing(rng)
         made = drawing._encode_at_once(array, float(clip_share(clip))) if scale is None else None
@@ -228,17 +270,46 @@ class TensorFormat(ABC):
         clip: float | None = None,
         out: Any = None,
         rng: np.random.Generator | None = None,
+        *,
+        ste: str = "identity",
+        **extra: Any,
     ) -> Any:
         """Return the values that `encode(x).decode()` gives, bit for bit, without storing codes.
 
+        A torch tensor comes back as torch, on its device; contiguous float32 of the CPU is read, and written
+        with `out`, without a copy. One that requires a gradient passes it straight through.
+
         Args:
-            out: contiguous float32 tensor of the same shape to write to, `x` itself allowed.
+            x, scale, clip, rng: as for `encode`.
+            out: contiguous float32 tensor of the same shape to write to, `x` itself allowed. Where NaN or
+                infinities are refused, `x` is left as it was, and an `out` of its own memory becomes NaN.
+            ste: the gradient of a tensor that requires one: `identity`, or `clipped`, which is zero where
+                the value saturates; see `macloom.formats.autograd`.
+            extra: what a format's `encode` takes besides.
         """
+        if is_torch(x) and x.requires_grad:
+            from macloom.formats.autograd import straight_through
+
+            return straight_through(self, x, scale, clip, out, rng, ste, **extra)  # type: ignore[arg-type]
+        return self._write_quantized(x, scale, clip, out, rng, **extra)
+
+    def _write_quantized(
+        self, x: Any, scale: Any, clip: float | None, out: Any, rng: np.random.Generator | None
+    ) -> Any:
+        """Return what `quantize` does, of a tensor that requires no gradient."""
         array, drawing = as_float32(x), self.drawing(rng)
-        result = drawing._quantize_at_once(array, float(clip_share(clip)), out, x) if scale is None else None
-        if result is None:
-            given = self._scale(array, scale, clip)
-            result = drawing._quantize(array, given, float(clip_share(clip)), out, x)
+        in_place = out is not None and shares_memory(array, out)
+        if in_place and self.policy.overflow in (Overflow.SATURATE, Overflow.WRAP):
+            check_finite(_largest(array), self.name)
+        try:
+            result = drawing._quantize_at_once(array, float(clip_share(clip)), out, x) if scale is None else None
+            if result is None:
+                given = self._scale(array, scale, clip)
+                result = drawing._quantize(array, given, float(clip_share(clip)), out, x)
+        except NonFiniteError:
+            if out is not None and not in_place:
+                spoil(out)
+            raise
         return out if out is not None else like(x, result)
 
     def pack_elements(self, elements: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -269,7 +340,12 @@ class TensorFormat(ABC):
         return Encoded(self, tuple(shape), elements, np.asarray(scales), np.float32(outer), side=side)
 
     def _scale(self, x: np.ndarray, scale: Any, clip: float | None) -> np.ndarray:
-        return self.calibrate(x, clip) if scale is None else np.asarray(as_float32(scale, "scale"))
+        if scale is None:
+            return self.calibrate(x, clip)
+        given = np.asarray(as_float32(scale, "scale"))
+        if self.scale_storage is not None:
+            require_stored(given, self.scale_storage, self.name)
+        return given
 
     def __str__(self) -> str:
         return self.name

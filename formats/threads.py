@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from macloom.errors import require_positive_integer
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 # Below this many elements the hand-over costs more than it saves.
 MIN_ELEMENTS_PER_THREAD = 1 << 17
+# Parts for each thread, so that one that is held up leaves its share to the others.
+PARTS = 8
 
 _threads: int | None = None
 
@@ -43,7 +48,30 @@ def run_rows(kernel: Callable[..., Any], rows: int, elements: int, *arguments: A
     if count == 1:
         kernel(0, rows, *arguments)
         return
-    edges = [rows * i // count for i in range(count + 1)]
-    futures = [_pool(count).submit(kernel, a, b, *arguments) for a, b in pairwise(edges)]
+    parts = min(rows, count * PARTS)
+    waiting = iter(list(pairwise(rows * i // parts for i in range(parts + 1))))
+
+    def work() -> None:
+        for start, stop in waiting:  # one thread at a time takes the next, whoever is free
+            kernel(start, stop, *arguments)
+
+    futures = [_pool(count - 1).submit(work) for _ in range(count - 1)]
+    try:
+        work()
+    finally:
+        wait(futures)
     for future in futures:
         future.result()
+
+
+def one_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield function(item) for every item, in order, each computed by another thread while the last one is in use."""
+    if thread_count() == 1 or len(items) < 2:
+        yield from map(function, items)
+        return
+    ahead = _pool(1).submit(function, items[0])
+    for item in items[1:]:
+        result = ahead.result()
+        ahead = _pool(1).submit(function, item)
+        yield result
+    yield ahead.result()

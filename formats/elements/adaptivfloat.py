@@ -13,6 +13,7 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, clip_share
 from macloom.formats.element import MAX_TABLE_BITS, ElementFormat
+from macloom.formats.families import TAPERED
 from macloom.formats.grammar import (
     CATALOG,
     WORDS,
@@ -159,6 +160,7 @@ def _adaptivfloat8(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "adaptivfloat8",
     Entry(
+        family=TAPERED,
         summary="8-bit float without subnormals, 4 exponent bits, the exponent bias chosen from the largest magnitude",
         source="Tambe et al., AdaptivFloat, DAC 2020; reconstructed where unverified",
         build=_adaptivfloat8,

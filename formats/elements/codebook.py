@@ -15,8 +15,10 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.element import MAX_TABLE_BITS
 from macloom.formats.elements.decoded import DecodedFormat, Table, check_table, choose_table, table_option
+from macloom.formats.families import CODEBOOK
 from macloom.formats.grammar import (
     CATALOG,
+    SCALE_FORMATS,
     WORDS,
     Builder,
     Entry,
@@ -25,8 +27,10 @@ from macloom.formats.grammar import (
     choice_option,
     granularity_option,
     integer_option,
+    note_option,
     stored_scale_option,
 )
+from macloom.formats.scale_storage import SCALE_STORAGES
 from macloom.formats.scales import Grain, Granularity
 from macloom.formats.tensor import TensorFormat
 from macloom.formats.tensors.scaled import Scaled
@@ -219,6 +223,7 @@ def _blockwise(make: Callable[[Mode, Table | None], Codebook]) -> Builder:
             raise MacloomError(f"format options: name one granularity, not block and {named[0]}")
         granularity = granularity_option(options, Grain.TENSOR) if named else block
         mode = choice_option(options, "mode", Mode.PAPER, Mode.UPSTREAM)
+        note_option(options, "scale", f"{', '.join((*SCALE_FORMATS, *SCALE_STORAGES))} (fp32)")
         return BlockwiseCodebook(
             name=name,
             element=make(mode, table_option(options)),
@@ -243,7 +248,18 @@ def _fill() -> None:
         summary += ", blocks of 64 scaled by their largest magnitude"
         keys = ("block", "table") if make is af4 else ("block", "mode", "table")
         name = make.__name__
-        CATALOG.add(name, Entry(summary=summary, source=source, build=_blockwise(make), keys=keys, words=True))
+        CATALOG.add(
+            name,
+            Entry(
+                family=CODEBOOK,
+                summary=summary,
+                source=source,
+                build=_blockwise(make),
+                keys=keys,
+                words=True,
+                explains=(make,),
+            ),
+        )
 
 
 _fill()

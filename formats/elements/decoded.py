@@ -13,6 +13,7 @@ from macloom.errors import MacloomError, unknown
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import BF16, FP16, FP32, FloatFormat
+from macloom.formats.grammar import note_option
 
 Table = FloatFormat | IntFormat
 TABLES: dict[str, Table] = {"fp16": FP16, "bf16": BF16, "fp32": FP32, "int8": IntFormat(width=8, fraction_bits=7)}
@@ -90,6 +91,7 @@ def check_table(path: str, element: DecodedFormat, table: Table) -> None:
 
 def table_option(options: Mapping[str, str]) -> Table | None:
     """Return the table format that `table=` names, None where there is none."""
+    note_option(options, "table", f"{', '.join(TABLES)} (fp16 where it holds every value, else bf16)")
     name = options.get("table")
     if name is not None and name not in TABLES:
         raise unknown("format option table", name, TABLES)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from macloom.formats.element import ElementFormat
+from macloom.formats.families import TAPERED
 from macloom.formats.grammar import CATALOG, Entry
 from macloom.formats.policy import Rounding
 from macloom.formats.tensors.statistic import Statistic, statistic_scaled
@@ -82,6 +83,7 @@ class HiFloat8(ElementFormat):
 CATALOG.add(
     "hif8",
     Entry(
+        family=TAPERED,
         summary="HiFloat8: 8 bits, 38 binades, most mantissa bits near 1, where the root mean square is scaled to",
         source="Ascend HiFloat8 Format for Deep Learning, 2024; public model ddddwee1/HiFloat8",
         build=statistic_scaled(HiFloat8(), Statistic.RMS, Statistic.MEAN, Statistic.ABSMAX),

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from macloom.errors import MacloomError
 from macloom.formats.elements.decoded import DecodedFormat, Table, check_table, choose_table, table_option
+from macloom.formats.families import LOGARITHMIC
 from macloom.formats.grammar import CATALOG, Builder, Entry, Options, as_choice, choice_option, integer_option, scaled
 from macloom.formats.tensor import TensorFormat
 
@@ -182,6 +183,7 @@ def _fill() -> None:
     CATALOG.add(
         "lns8",
         Entry(
+            family=LOGARITHMIC,
             summary="8-bit logarithmic number: sign and a 7-bit fixed-point logarithm, 3 of them fraction bits",
             source="logarithmic number system; rounding in the log domain",
             build=_lns8,
@@ -195,6 +197,7 @@ def _fill() -> None:
         CATALOG.add(
             name,
             Entry(
+                family=LOGARITHMIC,
                 summary=f"4-bit logarithms to the base {base} for data in [0, 1]",
                 source=source,
                 build=_unit_log4(fraction_bits),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class FloatFormat(ElementFormat):
     specials: Specials = Specials.NONE
     signed: bool = True
     zero: bool = True
+    # Exponent and mantissa widths beyond 16 bits in all that there are, without a table.
+    wide: ClassVar[tuple[tuple[int, int], ...]] = ((8, 23),)
 
     def __post_init__(self) -> None:
         if not 1 <= self.exponent_bits <= 8:
@@ -53,7 +56,7 @@ class FloatFormat(ElementFormat):
             raise MacloomError(f"float.mantissa_bits: must be from 0 to 23, not {self.mantissa_bits!r}")
         if self.bias is None:
             object.__setattr__(self, "bias", (1 << (self.exponent_bits - 1)) - 1)
-        if self.bits > MAX_TABLE_BITS and (self.exponent_bits, self.mantissa_bits) != (8, 23):
+        if self.bits > MAX_TABLE_BITS and (self.exponent_bits, self.mantissa_bits) not in self.wide:
             raise MacloomError(
                 f"float {self.label!r}: must have at most {MAX_TABLE_BITS} bits or be float32 (E8M23), not {self.bits}"
             )
@@ -116,6 +119,27 @@ class FloatFormat(ElementFormat):
             return math.nan
         e, i = self.pair(code)
         return math.copysign(math.ldexp(abs(i), e), -1.0 if s else 1.0)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Exact value of every code, as `value` gives it, all at once: FP16 and BF16 have 65536."""
+        if self.bits > MAX_TABLE_BITS:
+            return super().values
+        w, t, top = self.exponent_bits, self.mantissa_bits, (1 << self.exponent_bits) - 1
+        codes = np.arange(1 << self.bits)
+        s, p, f = codes >> (w + t) & 1, codes >> t & top, codes & ((1 << t) - 1)
+        significands = np.where((p == 0) & self.zero, f, (1 << t) + f)
+        table = np.ldexp(significands.astype(np.float64), np.maximum(p, int(self.zero)) - self._bias - t)
+        match self.specials:
+            case Specials.IEEE:
+                table = np.where(p == top, np.where(f != 0, np.nan, np.inf), table)
+            case Specials.FN:
+                table = np.where((p == top) & (f == (1 << t) - 1), np.nan, table)
+            case Specials.FNUZ:
+                table = np.where((s == 1) & (p == 0) & (f == 0), np.nan, table)
+        table = np.where(np.isnan(table), np.nan, np.where(s == 1, -table, table))
+        table.flags.writeable = False
+        return table
 
     def pair(self, code: int) -> tuple[int, int]:
         s, p, f = self._fields(code)

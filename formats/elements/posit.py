@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from macloom.errors import MacloomError
 from macloom.formats.element import MAX_TABLE_BITS, ElementFormat
+from macloom.formats.families import POSIT
 from macloom.formats.grammar import CATALOG, Entry
 from macloom.formats.tensors.statistic import Statistic, statistic_scaled
 
@@ -99,6 +100,7 @@ def _fill() -> None:
         CATALOG.add(
             element.name,
             Entry(
+                family=POSIT,
                 summary=f"{width}-bit posit, {es} exponent bits; the root mean square is scaled to 1",
                 source="Posit Standard 2022 (es = 2); Gustafson and Yonemoto 2017",
                 build=statistic_scaled(element, Statistic.RMS, Statistic.MEAN, Statistic.ABSMAX),

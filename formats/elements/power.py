@@ -11,6 +11,7 @@ from itertools import product
 from macloom.errors import MacloomError
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.logarithmic import Domain, exp2_separator
+from macloom.formats.families import LOGARITHMIC
 from macloom.formats.grammar import CATALOG, Entry, Options, as_choice, choice_option, scaled
 from macloom.formats.tensor import TensorFormat
 
@@ -133,6 +134,7 @@ def _fill() -> None:
     CATALOG.add(
         "pot4",
         Entry(
+            family=LOGARITHMIC,
             summary="4-bit powers of two",
             source="Guo et al., ANT, MICRO 2022",
             build=_pot4,
@@ -143,6 +145,7 @@ def _fill() -> None:
     CATALOG.add(
         "apot4",
         Entry(
+            family=LOGARITHMIC,
             summary="4-bit sums of two powers of two",
             source="Li, Dong and Wang, Additive Powers-of-Two Quantization, ICLR 2020",
             build=scaled(AdditivePowerOfTwo(width=4)),

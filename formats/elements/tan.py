@@ -11,6 +11,7 @@ from functools import cached_property
 
 from macloom.errors import MacloomError
 from macloom.formats.elements.decoded import DecodedFormat, Table, check_table, choose_table, table_option
+from macloom.formats.families import TAPERED
 from macloom.formats.grammar import CATALOG, Entry, Options, as_choice, choice_option, scaled
 from macloom.formats.tensor import TensorFormat
 
@@ -123,6 +124,7 @@ def _tan4(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "tan4",
     Entry(
+        family=TAPERED,
         summary="16 levels of [0, 1], evenly spaced after a tangent: dense near 1, or at both ends",
         source="DopQ-ViT, arXiv 2408.03291; the equation is a reconstruction",
         build=_tan4,

@@ -12,6 +12,7 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.arrays import rows_of
 from macloom.formats.element import ElementFormat
+from macloom.formats.families import TERNARY
 from macloom.formats.grammar import (
     CATALOG,
     Entry,
@@ -167,6 +168,7 @@ def _ternary(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "ternary",
     Entry(
+        family=TERNARY,
         summary="-1, 0, 1 times the mean (or median) magnitude",
         source="BitNet b1.58, 2024 (mean); BitNet b1.58 Reloaded, arXiv 2407.09527 (median)",
         build=_ternary,
@@ -177,6 +179,7 @@ CATALOG.add(
 CATALOG.add(
     "binary",
     Entry(
+        family=TERNARY,
         summary="the sign times the mean magnitude",
         source="Rastegari et al., XNOR-Net, ECCV 2016",
         build=statistic_scaled(Binary(), Statistic.MEAN, Statistic.RMS),

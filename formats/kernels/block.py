@@ -1,7 +1,9 @@
 """Compiled loops that find the scale of each block, round the block and store it, in one pass over memory.
 
 The scales are powers of two (`power_*`, OCP MX and block floating point) or values of a scale format
-(`grouped_*`, integer groups, NVFP4). Conventions as in `step_kernels`.
+(`grouped_*`, integer groups, NVFP4). Blocks are taken in batches of up to sixteen that fit the first-level
+cache: first the largest magnitude of each, then all their scales at once, then the elements, which each
+block rounds with what the batch has noted for it. Conventions as in `step`.
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -10,114 +12,199 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from macloom.formats.kernels.primitives import MAGNITUDE, bits_of, float_of, larger, peek, poke, shifted_right, smaller
+from macloom.formats.kernels.lane_access import address, fetch, put, take
+from macloom.formats.kernels.lanes import (
+    LANES,
+    chosen,
+    every,
+    highest,
+    highest_of_rows,
+    least,
+    most,
+    number,
+    pattern,
+    spread,
+)
+from macloom.formats.kernels.primitives import MAGNITUDE, bits_of, larger, peek, shifted_right, smaller
 from macloom.formats.kernels.step import nearest, nearest_code
+from macloom.formats.kernels.stream import STRIP, base_of, closed, opened, passed
 
-U32, F32, I32 = np.uint32, np.float32, np.int32
+U32, F32 = np.uint32, np.float32
 TINY_BITS = U32(0x00400000)  # 2**-127
+BIAS = U32(127)
+VECTORS = STRIP // LANES
+
+
+@njit(cache=True, nogil=True)
+def _cut(block):
+    """Cut a full batch of blocks into vectors: return of each where it begins and ends, and its block's number.
+
+    The numbers end with -1, which no block has.
+    """
+    batch = larger(1, smaller(LANES, STRIP // block))
+    each = (block + LANES - 1) // LANES
+    begins, ends = np.empty(batch * each, np.int64), np.empty(batch * each, np.int64)
+    owners = np.full(batch * each + 1, -1, np.int64)
+    for k in range(batch * each):
+        b = k // each
+        begins[k] = b * block + k % each * LANES
+        ends[k] = (b + 1) * block
+        owners[k] = b
+    return batch, begins, ends, owners
 
 
 @njit(forceinline=True)
-def _absmax_bits(x, first, last):
-    top = U32(0)
-    for i in range(first, last):
-        top = larger(top, U32(bits_of(peek(x, i)) & MAGNITUDE))
-    return top
+def _vectors(block, count, size):
+    """Return into how many vectors a batch of `count` blocks is cut that holds `size` elements."""
+    return (count - 1) * ((block + LANES - 1) // LANES) + (size - (count - 1) * block + LANES - 1) // LANES
 
 
 @njit(forceinline=True)
-def _power(top, clip, carry, offset, most):
-    """Return the biased exponent (0 to `most`) of a block's scale from its largest magnitude's bits."""
-    bits = U32(bits_of(float_of(top) * clip) + carry)
-    return smaller(larger(I32(I32(shifted_right(bits, U32(23))) - offset), I32(0)), most)
+def _tops(x, first, size, count, vectors, begins, ends, owners, rows):
+    """Return the largest magnitudes' bits of a batch's blocks; lanes without a block are as the first one's."""
+    top = spread(U32(0))
+    for k in range(vectors):
+        value = fetch(x, first + peek(begins, k), first + smaller(peek(ends, k), size))
+        top = most(top, pattern(value) & MAGNITUDE)
+        owner = peek(owners, k)
+        if owner != peek(owners, k + 1) or k + 1 == vectors:
+            put(rows, address(rows), owner * LANES, (owner + 1) * LANES, top)
+            top = spread(U32(0))
+    for b in range(count, LANES):
+        put(rows, address(rows), b * LANES, (b + 1) * LANES, take(rows, 0, LANES))
+    return highest_of_rows(rows)
+
+
+@njit(forceinline=True)
+def _power(tops, clip, carry, offset, top_exponent):
+    """Return the biased exponents (0 to `top_exponent`) of scales from the largest magnitudes' bits."""
+    field = (pattern(number(tops) * clip) + carry) >> U32(23)
+    return least(most(field, offset) - offset, top_exponent)
 
 
 @njit(forceinline=True)
 def _power_of_two(biased):
-    return float_of(U32(U32(biased) << U32(23)) if biased > I32(0) else TINY_BITS)
-
-
-@njit(forceinline=True)
-def _moved(biased, min_bits, lift, low, high):
-    """Move a grid by a scale's exponent: (whether its magic numbers stay finite and normal, min_bits, low, high).
-
-    Rounding to the moved grid is rounding x / scale and multiplying, without either operation.
-    """
-    field = I32(shifted_right(min_bits, U32(23)))
-    top = larger(field, larger(_field(low), _field(high)))
-    move = I32(biased - I32(127))
-    fits = (I32(field + move) > I32(0)) & (I32(I32(top + move) + I32(shifted_right(lift, U32(23)))) < I32(255))
-    scale = _power_of_two(biased)
-    return fits, U32(min_bits + U32(U32(move) << U32(23))), low * scale, high * scale
+    return number(chosen(biased > U32(0), biased << U32(23), TINY_BITS))
 
 
 @njit(forceinline=True)
 def _field(value):
-    return I32(shifted_right(U32(bits_of(value) & MAGNITUDE), U32(23)))
+    return shifted_right(U32(bits_of(value) & MAGNITUDE), U32(23))
+
+
+@njit(forceinline=True)
+def _moved(biased, min_bits, lift, low, high):
+    """Move a grid by scales' exponents: (whether all magic numbers stay finite and normal, min_bits, low, high).
+
+    Rounding to the moved grid is rounding x / scale and multiplying, without either operation.
+    """
+    field = shifted_right(min_bits, U32(23))
+    top = U32(larger(field, larger(_field(low), _field(high))) + shifted_right(lift, U32(23)))
+    fits = ((biased + field) > BIAS) & ((biased + top) < U32(255 + 127))
+    scale = _power_of_two(biased)
+    return every(fits), ((biased - BIAS) << U32(23)) + min_bits, scale * low, scale * high
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def power_values(start, stop, x, block, clip, carry, offset, most, min_bits, lift, low, high, zero, out, worst):
+def power_values(start, stop, x, block, clip, carry, offset, top_exponent, min_bits, lift, low, high, zero, out, worst):
     """Write blocks rounded under their own power-of-two scale.
 
     The scale's biased exponent is the exponent field of largest * clip, its bits raised by `carry`, less
-    `offset`, from 0 to `most`.
+    `offset`, from 0 to `top_exponent`.
     """
     length = x.shape[1]
     segments = (length + block - 1) // block
-    carry, offset, most, min_bits, lift = U32(carry), I32(offset), I32(most), U32(min_bits), U32(lift)
+    carry, offset, top_exponent, min_bits, lift = U32(carry), U32(offset), U32(top_exponent), U32(min_bits), U32(lift)
+    batch, begins, ends, owners = _cut(block)
+    rows, bits = np.empty(LANES * LANES, np.uint32), np.empty(LANES, np.uint32)
+    lows, highs = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    scales, inverses = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        worst_bits = U32(0)
-        for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
-            top = _absmax_bits(x, first, last)
-            worst_bits = larger(worst_bits, top)
-            biased = _power(top, clip, carry, offset, most)
+        worst_bits = spread(U32(0))
+        for s in range(0, segments, batch):
+            count, first = smaller(batch, segments - s), r * length + s * block
+            size = smaller(count * block, length - s * block)
+            vectors = _vectors(block, count, size)
+            tops = _tops(x, first, size, count, vectors, begins, ends, owners, rows)
+            worst_bits = most(worst_bits, tops)
+            biased = _power(tops, clip, carry, offset, top_exponent)
             fits, moved_bits, moved_low, moved_high = _moved(biased, min_bits, lift, low, high)
-            if fits:
-                for i in range(first, last):
-                    poke(out, i, nearest(peek(x, i), moved_bits, lift, moved_low, moved_high, zero))
-            else:
-                scale, inverse = _power_of_two(biased), _power_of_two(I32(I32(254) - biased))
-                for i in range(first, last):
-                    poke(out, i, nearest(peek(x, i) * inverse, min_bits, lift, low, high, zero) * scale)
-        worst[r] = worst_bits
+            put(bits, address(bits), 0, LANES, moved_bits)
+            put(lows, address(lows), 0, LANES, moved_low)
+            put(highs, address(highs), 0, LANES, moved_high)
+            if not fits:
+                put(scales, address(scales), 0, LANES, _power_of_two(biased))
+                put(inverses, address(inverses), 0, LANES, _power_of_two(U32(254) - biased))
+            for strip in range(0, vectors, VECTORS):
+                base, end = base_of(out, tile, streamed, at), first
+                for k in range(strip, smaller(strip + VECTORS, vectors)):
+                    b, i = peek(owners, k), first + peek(begins, k)
+                    end = first + smaller(peek(ends, k), size)
+                    value = take(x, i, end)
+                    if fits:
+                        result = nearest(value, peek(bits, b), lift, peek(lows, b), peek(highs, b), zero)
+                    else:
+                        result = nearest(value * peek(inverses, b), min_bits, lift, low, high, zero) * peek(scales, b)
+                    put(out, base, i, end, result)
+                    end = smaller(end, i + LANES)
+                at = passed(out, tile, streamed, at, end)
+        worst[r] = highest(worst_bits)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def power_codes(
-    start, stop, x, block, clip, carry, offset, most, shift, min_bits, lift, low, high, flip, sign_bit, keep_zero,
-    mask, out, scales, worst,
+    start, stop, x, block, clip, carry, offset, top_exponent, shift, min_bits, lift, low, high, flip, sign_bit,
+    keep_zero, mask, out, scales, worst,
 ):  # fmt: skip
     """Write the codes of `power_values` and the biased exponents (uint8) of the scales."""
     length, segments = x.shape[1], scales.shape[1]
-    carry, offset, most = U32(carry), I32(offset), I32(most)
+    carry, offset, top_exponent = U32(carry), U32(offset), U32(top_exponent)
     shift, min_bits, lift = U32(shift), U32(min_bits), U32(lift)
     flip, sign_bit, keep_zero, mask = U32(flip), U32(sign_bit), U32(keep_zero), U32(mask)
+    batch, begins, ends, owners = _cut(block)
+    rows, inverses = np.empty(LANES * LANES, np.uint32), np.empty(LANES, np.float32)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        worst_bits = U32(0)
-        for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
-            top = _absmax_bits(x, first, last)
-            worst_bits = larger(worst_bits, top)
-            biased = _power(top, clip, carry, offset, most)
-            inverse = _power_of_two(I32(I32(254) - biased))
-            poke(scales, r * segments + s, np.uint8(biased))
-            for i in range(first, last):
-                code = nearest_code(
-                    peek(x, i) * inverse, shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask
-                )
-                poke(out, i, out.dtype.type(code))
-        worst[r] = worst_bits
+        worst_bits = spread(U32(0))
+        for s in range(0, segments, batch):
+            count, first = smaller(batch, segments - s), r * length + s * block
+            size = smaller(count * block, length - s * block)
+            vectors = _vectors(block, count, size)
+            tops = _tops(x, first, size, count, vectors, begins, ends, owners, rows)
+            worst_bits = most(worst_bits, tops)
+            biased = _power(tops, clip, carry, offset, top_exponent)
+            put(scales, address(scales), r * segments + s, r * segments + s + count, biased)
+            put(inverses, address(inverses), 0, LANES, _power_of_two(U32(254) - biased))
+            for strip in range(0, vectors, VECTORS):
+                base, end = base_of(out, tile, streamed, at), first
+                for k in range(strip, smaller(strip + VECTORS, vectors)):
+                    b, i = peek(owners, k), first + peek(begins, k)
+                    end = first + smaller(peek(ends, k), size)
+                    code = nearest_code(
+                        take(x, i, end) * peek(inverses, b),
+                        shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask,
+                    )  # fmt: skip
+                    put(out, base, i, end, code)
+                    end = smaller(end, i + LANES)
+                at = passed(out, tile, streamed, at, end)
+        worst[r] = highest(worst_bits)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(forceinline=True)
-def _stored(top, clip, largest, outer, scale_steps, empty):
-    """Return a block's scale, rounded to the scale format whose parameters are `scale_steps`."""
+def _stored(tops, clip, largest, outer, scale_steps, empty):
+    """Return blocks' scales, rounded to the scale format whose parameters are `scale_steps`."""
     rounded, min_bits, lift, low, high = scale_steps
-    wanted = float_of(top) * clip / largest / outer
-    scale = nearest(wanted, min_bits, lift, low, high, F32(0)) if rounded else smaller(larger(wanted, low), high)
-    return scale if top > U32(0) else empty
+    wanted = number(tops) * clip / largest / outer
+    if rounded:
+        scales = nearest(wanted, min_bits, lift, low, high, F32(0))
+    else:
+        scales = least(most(wanted, low), high)
+    return chosen(tops > U32(0), scales, empty)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -130,16 +217,30 @@ def grouped_values(
     segments = (length + block - 1) // block
     min_bits, lift = U32(min_bits), U32(lift)
     steps = (rounded, U32(s_bits), U32(s_lift), s_low, s_high)
+    batch, begins, ends, owners = _cut(block)
+    rows, scales = np.empty(LANES * LANES, np.uint32), np.empty(LANES, np.float32)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        worst_bits = U32(0)
-        for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
-            top = _absmax_bits(x, first, last)
-            worst_bits = larger(worst_bits, top)
-            scale = _stored(top, clip, largest, outer, steps, empty) * outer
-            for i in range(first, last):
-                poke(out, i, nearest(peek(x, i) / scale, min_bits, lift, low, high, zero) * scale)
-        worst[r] = worst_bits
+        worst_bits = spread(U32(0))
+        for s in range(0, segments, batch):
+            count, first = smaller(batch, segments - s), r * length + s * block
+            size = smaller(count * block, length - s * block)
+            vectors = _vectors(block, count, size)
+            tops = _tops(x, first, size, count, vectors, begins, ends, owners, rows)
+            worst_bits = most(worst_bits, tops)
+            put(scales, address(scales), 0, LANES, _stored(tops, clip, largest, outer, steps, empty) * outer)
+            for strip in range(0, vectors, VECTORS):
+                base, end = base_of(out, tile, streamed, at), first
+                for k in range(strip, smaller(strip + VECTORS, vectors)):
+                    b, i = peek(owners, k), first + peek(begins, k)
+                    end = first + smaller(peek(ends, k), size)
+                    scale = peek(scales, b)
+                    put(out, base, i, end, nearest(take(x, i, end) / scale, min_bits, lift, low, high, zero) * scale)
+                    end = smaller(end, i + LANES)
+                at = passed(out, tile, streamed, at, end)
+        worst[r] = highest(worst_bits)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -152,18 +253,32 @@ def grouped_codes(
     shift, min_bits, lift = U32(shift), U32(min_bits), U32(lift)
     flip, sign_bit, keep_zero, mask = U32(flip), U32(sign_bit), U32(keep_zero), U32(mask)
     steps = (rounded, U32(s_bits), U32(s_lift), s_low, s_high)
+    batch, begins, ends, owners = _cut(block)
+    rows, both = np.empty(LANES * LANES, np.uint32), np.empty(LANES, np.float32)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        worst_bits = U32(0)
-        for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
-            top = _absmax_bits(x, first, last)
-            worst_bits = larger(worst_bits, top)
-            stored = _stored(top, clip, largest, outer, steps, empty)
-            poke(scales, r * segments + s, stored)
-            scale = stored * outer
-            for i in range(first, last):
-                code = nearest_code(
-                    peek(x, i) / scale, shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask
-                )
-                poke(out, i, out.dtype.type(code))
-        worst[r] = worst_bits
+        worst_bits = spread(U32(0))
+        for s in range(0, segments, batch):
+            count, first = smaller(batch, segments - s), r * length + s * block
+            size = smaller(count * block, length - s * block)
+            vectors = _vectors(block, count, size)
+            tops = _tops(x, first, size, count, vectors, begins, ends, owners, rows)
+            worst_bits = most(worst_bits, tops)
+            stored = _stored(tops, clip, largest, outer, steps, empty)
+            put(scales, address(scales), r * segments + s, r * segments + s + count, stored)
+            put(both, address(both), 0, LANES, stored * outer)
+            for strip in range(0, vectors, VECTORS):
+                base, end = base_of(out, tile, streamed, at), first
+                for k in range(strip, smaller(strip + VECTORS, vectors)):
+                    b, i = peek(owners, k), first + peek(begins, k)
+                    end = first + smaller(peek(ends, k), size)
+                    code = nearest_code(
+                        take(x, i, end) / peek(both, b),
+                        shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask,
+                    )  # fmt: skip
+                    put(out, base, i, end, code)
+                    end = smaller(end, i + LANES)
+                at = passed(out, tile, streamed, at, end)
+        worst[r] = highest(worst_bits)
+    closed(out, tile, streamed, at, stop * length)

@@ -1,20 +1,14 @@
 """Dot products whose order or width no linear algebra library promises."""
 
-# pyright: reportIndexIssue=false, reportArgumentType=false
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numba import njit
 
-from macloom.errors import MacloomError
+from macloom.formats.kernels.accumulate import wide_vectors
 from macloom.formats.tensor import Operand
 from macloom.formats.threads import run_rows
-
-# The wide sum keeps the products' multiples of 2**SPLIT_BITS and the rest in two float64 registers.
-SPLIT_BITS = 40
-
 
 # Outputs per tile: one scale block of B's columns stays in the first-level cache.
 TILE_BYTES = 1024
@@ -24,6 +18,7 @@ TILE_ROWS = 64
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _exact_tile(left, right, inner):
     """Set inner[n] to the sum over k of left[k] * right[k, n]; every partial sum is exact in its type."""
+    wide_vectors()
     for n in range(len(inner)):
         inner[n] = 0
     whole = len(left) - len(left) % 4
@@ -47,6 +42,7 @@ def _add_scaled(inner, unit, scale, scales, total):
 
 @njit(cache=True, nogil=True)
 def _segmented(start, stop, a, b, a_scales, a_block, b_scales, b_block, segment, unit, out):
+    wide_vectors()
     rows, depth, width = a.shape[1], a.shape[2], out.shape[2]
     tile = TILE_BYTES // a.itemsize
     inner = np.empty(tile, a.dtype)
@@ -89,6 +85,7 @@ def segmented_float32(a: Operand, b: Operand, segment: int, unit: float, double:
 
 @njit(cache=True, nogil=True)
 def _sequential(start, stop, a, b, out):
+    wide_vectors()
     rows = a.shape[1]
     for index in range(start, stop):
         batch, m = index // rows, index % rows
@@ -115,55 +112,3 @@ def sequential_float32(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     out = np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.float32)
     run_rows(_sequential, a.shape[0] * a.shape[1], out.size * a.shape[2] // 8, a, b, out)
     return out.reshape(*left.shape[:-1], right.shape[-2])
-
-
-@njit(cache=True, nogil=True)
-def _wide(start, stop, a, b, split, high, low):
-    rows = a.shape[1]
-    for index in range(start, stop):
-        batch, m = index // rows, index % rows
-        left, right, upper, lower = a[batch, m], b[batch], high[batch, m], low[batch, m]
-        for k in range(len(left)):
-            x, row = np.float64(left[k]), right[k]
-            for n in range(len(upper)):
-                product = x * np.float64(row[n])
-                multiple = np.floor(product / split)
-                upper[n] += multiple
-                lower[n] += product - multiple * split
-
-
-def round_sum_to_float32(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Return high + low rounded once, to float32 (nearest even).
-
-    The float64 sum is rounded to odd with the error that Knuth's two-sum finds, which makes the
-    second rounding, to float32, innocuous (Boldo and Melquiond 2008).
-    """
-    total = high + low
-    part = total - high
-    error = (high - (total - part)) + (low - part)
-    even = (total.view(np.int64) & 1) == 0
-    toward = np.nextafter(total, np.copysign(np.inf, error))
-    return np.where((error != 0) & even, toward, total).astype(np.float32)
-
-
-def exact_float32(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return exact sums of products (..., M, N), each rounded once to float32.
-
-    Args:
-        left, right: integers held in float32, (..., M, K) and (..., N, K).
-
-    Raises:
-        MacloomError: the sums may need more than two float64 registers.
-    """
-    largest = float(np.abs(left).max(initial=0)) * float(np.abs(right).max(initial=0))
-    if left.shape[-1] * max(largest * 2.0**-SPLIT_BITS, 2.0**SPLIT_BITS) > 2.0**53:
-        raise MacloomError(
-            f"gemm: exact sums of {left.shape[-1]} products up to 2**{math.frexp(largest)[1]} are not supported; "
-            "use the accumulator 'fp32'"
-        )
-    a = np.ascontiguousarray(left).reshape(-1, *left.shape[-2:])
-    b = np.ascontiguousarray(np.swapaxes(right, -1, -2)).reshape(-1, right.shape[-1], right.shape[-2])
-    high, low = np.zeros((2, a.shape[0], a.shape[1], b.shape[2]))
-    run_rows(_wide, a.shape[0] * a.shape[1], high.size * a.shape[2] // 8, a, b, 2.0**SPLIT_BITS, high, low)
-    total = round_sum_to_float32(high * 2.0**SPLIT_BITS, low)
-    return total.reshape(*left.shape[:-1], right.shape[-2])

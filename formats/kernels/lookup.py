@@ -1,4 +1,4 @@
-"""Compiled loops over rows of float32: the fast side of every tensor format.
+"""Compiled loops over rows of float32: largest magnitudes, encoding by table, and decoding.
 
 A tensor is seen as rows x length; each row is cut into segments of `block` elements that share a
 scale (the last segment may be shorter). Kernels work on the rows [start, stop) so that threads can
@@ -11,10 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from macloom.formats.kernels.primitives import MAGNITUDE, bits_of, float_of, larger, peek, poke, shifted_right, smaller
+from macloom.formats.kernels.lane_access import fetch, gather, put
+from macloom.formats.kernels.lanes import LANES, chosen, highest, most, pattern, spread
+from macloom.formats.kernels.primitives import MAGNITUDE, float_of, peek, poke, smaller
+from macloom.formats.kernels.stream import STRIP, base_of, closed, opened, passed
 
-INFINITY_BITS = 0x7F800000
-TILE = 256  # elements whose quotients wait in the first-level cache
+U32 = np.uint32
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -23,113 +25,105 @@ def absmax(start, stop, x, block, out):
     length, segments = x.shape[1], out.shape[1]
     for r in range(start, stop):
         for s in range(segments):
-            top = np.uint32(0)
-            for i in range(r * length + s * block, r * length + smaller(s * block + block, length)):
-                top = larger(top, np.uint32(bits_of(peek(x, i)) & MAGNITUDE))
-            poke(out, r * segments + s, float_of(top))
+            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
+            top, other = spread(U32(0)), spread(U32(0))
+            for i in range(first, last - LANES, 2 * LANES):
+                top = most(top, pattern(fetch(x, i, last)) & MAGNITUDE)
+                other = most(other, pattern(fetch(x, i + LANES, last)) & MAGNITUDE)
+            if (last - first + LANES - 1) // LANES % 2:
+                top = most(top, pattern(fetch(x, first + (last - first - 1) // LANES * LANES, last)) & MAGNITUDE)
+            poke(out, r * segments + s, float_of(highest(most(top, other))))
 
 
 @njit(forceinline=True)
-def _divided(x, first, last, scale, tile, top):
-    """Put the bits of x / scale in the tile, at vector speed; return the largest magnitude's bits so far."""
-    for i in range(first, last):
-        value = peek(x, i)
-        top = larger(top, np.uint32(bits_of(value) & MAGNITUDE))
-        poke(tile, i - first, bits_of(value / scale))
-    return top
+def cells(bits, shift, below, limits):
+    """Return the table indices of patterns: their leading bits, then whether they go on.
 
-
-@njit(forceinline=True)
-def _cell(bits, shift, below):
-    """Return the table index of a pattern: its leading bits, and whether any bit below is set."""
-    later = np.uint32(1) if np.uint32(bits & below) != np.uint32(0) else np.uint32(0)
-    return np.intp(np.uint32(np.uint32(shifted_right(bits, shift) << np.uint32(1)) | later))
-
-
-@njit(forceinline=True)
-def _bounded_cell(bits, shift, limits):
-    """Return the table index of a pattern: its leading bits, and whether it reaches their limit."""
-    cell = shifted_right(bits, shift)
-    later = np.uint32(1) if bits >= peek(limits, np.intp(cell)) else np.uint32(0)
-    return np.intp(np.uint32(np.uint32(cell << np.uint32(1)) | later))
+    They do where any bit below is set or, with `limits`, where the pattern reaches that of its leading bits,
+    which has the same leading bits, or zeros below where there is none.
+    """
+    cell = bits >> shift
+    # Where the bits below reach the limit, the sum with what it lacks carries into the next cell.
+    if limits is None:
+        return cell + ((bits + below) >> shift)
+    return cell + ((bits + ((U32(0) - gather(limits, cell)) & below)) >> shift)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def lookup(start, stop, x, scales, block, shift, table, out, worst):
-    """Write table[bits of x / scale] for each element; the table may hold codes or values.
+def lookup_codes(start, stop, x, scales, block, shift, limits, table, out, worst):
+    """Write the entry of x / scale for each element; `limits` may be None, see `cells`.
 
     worst[r] receives the largest magnitude's bits of row r, to find non-finite input.
     """
     length, segments = x.shape[1], scales.shape[1]
-    shift = np.uint32(shift)
-    below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
-    tile = np.empty(TILE, np.uint32)
+    shift = U32(shift)
+    below = U32((U32(1) << shift) - U32(1))
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        top = np.uint32(0)
+        top = spread(U32(0))
         for s in range(segments):
             scale = peek(scales, r * segments + s)
             end = r * length + smaller(s * block + block, length)
-            for first in range(r * length + s * block, end, TILE):
-                last = smaller(first + TILE, end)
-                top = _divided(x, first, last, scale, tile, top)
-                for i in range(last - first):
-                    poke(out, first + i, peek(table, _cell(tile[np.uint64(i)], shift, below)))
-        worst[r] = top
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    value = fetch(x, i, last)
+                    top = most(top, pattern(value) & MAGNITUDE)
+                    put(out, base, i, last, gather(table, cells(pattern(value / scale), shift, below, limits)))
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def lookup_values(start, stop, x, scales, block, shift, table, out, worst):
-    """Write table[bits of x / scale] * scale for each element."""
+def lookup_values(start, stop, x, scales, block, shift, limits, table, out, worst):
+    """Write the entry of x / scale times the scale; see `lookup_codes`."""
     length, segments = x.shape[1], scales.shape[1]
-    shift = np.uint32(shift)
-    below = np.uint32((np.uint32(1) << shift) - np.uint32(1))
-    tile = np.empty(TILE, np.uint32)
+    shift = U32(shift)
+    below = U32((U32(1) << shift) - U32(1))
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        top = np.uint32(0)
+        top = spread(U32(0))
         for s in range(segments):
             scale = peek(scales, r * segments + s)
             end = r * length + smaller(s * block + block, length)
-            for first in range(r * length + s * block, end, TILE):
-                last = smaller(first + TILE, end)
-                top = _divided(x, first, last, scale, tile, top)
-                for i in range(last - first):
-                    poke(out, first + i, peek(table, _cell(tile[np.uint64(i)], shift, below)) * scale)
-        worst[r] = top
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    value = fetch(x, i, last)
+                    top = most(top, pattern(value) & MAGNITUDE)
+                    put(out, base, i, last, gather(table, cells(pattern(value / scale), shift, below, limits)) * scale)
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def lookup_bounded(start, stop, x, scales, block, shift, limits, table, out, worst):
-    """Write table[cell of x / scale, whether its bits reach the cell's limit]; codes or values."""
-    length, segments = x.shape[1], scales.shape[1]
-    shift = np.uint32(shift)
-    tile = np.empty(TILE, np.uint32)
+def decode_codes(start, stop, codes, scales, block, table, out, worst):
+    """Write table[code] * scale for each element; codes beyond the table are read as the last of it.
+
+    worst[r] receives the largest code of row r, to find those.
+    """
+    length, segments = codes.shape[1], scales.shape[1]
+    largest = U32(table.size - 1)
+    at = start * length
+    tile, streamed = opened(codes, out)
     for r in range(start, stop):
-        top = np.uint32(0)
+        top = spread(U32(0))
         for s in range(segments):
             scale = peek(scales, r * segments + s)
             end = r * length + smaller(s * block + block, length)
-            for first in range(r * length + s * block, end, TILE):
-                last = smaller(first + TILE, end)
-                top = _divided(x, first, last, scale, tile, top)
-                for i in range(last - first):
-                    poke(out, first + i, peek(table, _bounded_cell(tile[np.uint64(i)], shift, limits)))
-        worst[r] = top
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def lookup_bounded_values(start, stop, x, scales, block, shift, limits, table, out, worst):
-    """Write table[cell of x / scale, whether its bits reach the cell's limit] * scale."""
-    length, segments = x.shape[1], scales.shape[1]
-    shift = np.uint32(shift)
-    tile = np.empty(TILE, np.uint32)
-    for r in range(start, stop):
-        top = np.uint32(0)
-        for s in range(segments):
-            scale = peek(scales, r * segments + s)
-            end = r * length + smaller(s * block + block, length)
-            for first in range(r * length + s * block, end, TILE):
-                last = smaller(first + TILE, end)
-                top = _divided(x, first, last, scale, tile, top)
-                for i in range(last - first):
-                    poke(out, first + i, peek(table, _bounded_cell(tile[np.uint64(i)], shift, limits)) * scale)
-        worst[r] = top
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    code = fetch(codes, i, last)
+                    top = most(top, code)
+                    put(out, base, i, last, gather(table, chosen(code > largest, largest, code)) * scale)
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)

@@ -16,58 +16,41 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from macloom.formats.kernels.primitives import (
-    EXPONENT,
-    MAGNITUDE,
-    SIGN,
-    bits_of,
-    float_of,
-    larger,
-    peek,
-    poke,
-    shifted_right,
-    smaller,
-)
+from macloom.formats.kernels.lane_access import fetch, put, take
+from macloom.formats.kernels.lanes import LANES, chosen, highest, least, most, number, pattern, spread
+from macloom.formats.kernels.primitives import EXPONENT, MAGNITUDE, SIGN, peek, smaller
+from macloom.formats.kernels.stream import STRIP, base_of, closed, opened, passed
 
 U32, F32 = np.uint32, np.float32
 
 
 @njit(forceinline=True)
-def _magic(bits, min_bits, lift):
-    """Return M for a magnitude's bits."""
-    return float_of(U32(larger(U32(bits & EXPONENT), min_bits) + lift))
-
-
-@njit(forceinline=True)
 def nearest(scaled, min_bits, lift, low, high, zero):
-    """Return the grid value nearest to `scaled`, ties to even, saturated; `zero` fixes the sign of 0."""
-    clamped = smaller(larger(scaled, low), high)
-    bits = bits_of(clamped)
-    magnitude = float_of(U32(bits & MAGNITUDE))
-    magic = _magic(bits, min_bits, lift)
-    rounded = (magnitude + magic) - magic
-    return float_of(U32(bits_of(rounded) | U32(bits & SIGN))) + zero
+    """Return the grid values nearest to `scaled`, ties to even, saturated; `zero` fixes the sign of 0."""
+    clamped = least(most(scaled, low), high)
+    bits = pattern(clamped)
+    magic = number(most(bits & EXPONENT, min_bits) + lift)
+    rounded = (number(bits & MAGNITUDE) + magic) - magic
+    return number(pattern(rounded) | (bits & SIGN)) + zero
 
 
 @njit(forceinline=True)
 def _with_sign(code, bits, flip, sign_bit, keep_zero, mask):
-    """Return a magnitude's code with the sign of the pattern `bits`, as the format shows it."""
-    negative = U32(U32(0) - shifted_right(bits, U32(31)))
-    turn = U32(negative & flip)
-    shown = U32(negative & sign_bit) if U32(code | keep_zero) != U32(0) else U32(0)
-    return U32(U32(U32(U32(code ^ turn) - turn) & mask) | shown)
+    """Return magnitudes' codes with the sign of the patterns `bits`, as the format shows it."""
+    negative = U32(0) - (bits >> U32(31))
+    turn = negative & flip
+    shown = chosen((code | keep_zero) != U32(0), negative & sign_bit, U32(0))
+    return (((code ^ turn) - turn) & mask) | shown
 
 
 @njit(forceinline=True)
 def nearest_code(scaled, shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask):
-    """Return the code of the grid value nearest to `scaled`, ties to even, saturated."""
-    clamped = smaller(larger(scaled, low), high)
-    bits = bits_of(clamped)
-    exponent = larger(U32(bits & EXPONENT), min_bits)
-    magic = U32(exponent + lift)
-    steps = U32(bits_of(float_of(U32(bits & MAGNITUDE)) + float_of(magic)) - magic)
-    code = U32(steps + shifted_right(U32(exponent - min_bits), shift))
-    return _with_sign(code, bits, flip, sign_bit, keep_zero, mask)
+    """Return the codes of the grid values nearest to `scaled`, ties to even, saturated."""
+    bits = pattern(least(most(scaled, low), high))
+    exponent = most(bits & EXPONENT, min_bits)
+    magic = exponent + lift
+    steps = pattern(number(bits & MAGNITUDE) + number(magic)) - magic
+    return _with_sign(steps + ((exponent - min_bits) >> shift), bits, flip, sign_bit, keep_zero, mask)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -78,16 +61,23 @@ def round_steps(start, stop, x, scales, block, min_bits, lift, low, high, zero, 
     """
     length, segments = x.shape[1], scales.shape[1]
     min_bits, lift = U32(min_bits), U32(lift)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        top = U32(0)
+        top = spread(U32(0))
         for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
             scale = peek(scales, r * segments + s)
-            for i in range(first, last):
-                value = peek(x, i)
-                top = larger(top, U32(bits_of(value) & MAGNITUDE))
-                poke(out, i, nearest(value / scale, min_bits, lift, low, high, zero) * scale)
-        worst[r] = top
+            end = r * length + smaller(s * block + block, length)
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    value = fetch(x, i, last)
+                    top = most(top, pattern(value) & MAGNITUDE)
+                    put(out, base, i, last, nearest(value / scale, min_bits, lift, low, high, zero) * scale)
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -98,60 +88,73 @@ def step_codes(
     length, segments = x.shape[1], scales.shape[1]
     shift, min_bits, lift = U32(shift), U32(min_bits), U32(lift)
     flip, sign_bit, keep_zero, mask = U32(flip), U32(sign_bit), U32(keep_zero), U32(mask)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        top = U32(0)
+        top = spread(U32(0))
         for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
             scale = peek(scales, r * segments + s)
-            for i in range(first, last):
-                value = peek(x, i)
-                top = larger(top, U32(bits_of(value) & MAGNITUDE))
-                code = nearest_code(value / scale, shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask)
-                poke(out, i, out.dtype.type(code))
-        worst[r] = top
+            end = r * length + smaller(s * block + block, length)
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    value = fetch(x, i, last)
+                    top = most(top, pattern(value) & MAGNITUDE)
+                    code = nearest_code(
+                        value / scale, shift, min_bits, lift, low, high, flip, sign_bit, keep_zero, mask
+                    )
+                    put(out, base, i, last, code)
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)
 
 
 # Exponents from far_bits on are lowered by this before rounding, so that M does not overflow.
 FAR, FAR_BITS = F32(2.0**64), U32(64 << 23)
+WHOLE = F32(1 << 23)
+WHOLE_BITS = U32((127 + 23) << 23)
 
 
 @njit(forceinline=True)
 def _directed(scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even, drawn):
-    """Round a magnitude by rule: return the value and its code, both without sign.
+    """Round magnitudes by rule: return the values and their codes, both without sign.
 
     The fraction of a step above the lower neighbour goes up if it exceeds a limit: `drawn` if there is
     one, else `limit_odd` where there is one and the neighbour's code is odd, else `limit_even`.
     """
-    bits = U32(bits_of(smaller(larger(scaled, low), high)) & MAGNITUDE)
-    lowered, grow = U32(0), F32(1)
-    if far_bits is not None and bits >= U32(far_bits):
-        lowered, grow = FAR_BITS, FAR
-    bits = U32(bits - lowered)
-    magnitude = float_of(bits)
-    exponent = larger(U32(bits & EXPONENT), min_bits)
-    magic_bits = U32(exponent + lift)
-    magic, step = float_of(magic_bits), float_of(exponent) * step_scale
+    bits = pattern(least(most(scaled, low), high)) & MAGNITUDE
+    if far_bits is None:
+        lowered, grow = spread(U32(0)), spread(F32(1))
+    else:
+        far = bits >= U32(far_bits)
+        lowered, grow = chosen(far, FAR_BITS, U32(0)), chosen(far, FAR, F32(1))
+    bits = bits - lowered
+    magnitude = number(bits)
+    exponent = most(bits & EXPONENT, min_bits)
+    magic_bits = exponent + lift
+    magic, step = number(magic_bits), number(exponent) * step_scale
     nearest = (magnitude + magic) - magic
-    floor = nearest - (step if nearest > magnitude else F32(0))
-    code = U32(U32(bits_of(floor + magic) - magic_bits) + shifted_right(U32(exponent - min_bits), shift))
+    floor = nearest - chosen(nearest > magnitude, step, F32(0))
+    code = (pattern(floor + magic) - magic_bits) + ((exponent - min_bits) >> shift)
     if drawn is None:
         if limit_odd is None:
-            limit = limit_even
+            up = (magnitude - floor) > step * limit_even
         else:
-            limit = limit_odd if U32(code & U32(1)) != U32(0) else limit_even
+            up = (magnitude - floor) > step * chosen((code & U32(1)) != U32(0), limit_odd, limit_even)
     else:
-        limit = drawn
-    up = magnitude - floor > limit * step
-    value = (floor + (step if up else F32(0))) * grow
-    return value, U32(U32(code + (U32(1) if up else U32(0))) + shifted_right(lowered, shift))
+        up = (magnitude - floor) > drawn * step
+    value = (floor + chosen(up, step, F32(0))) * grow
+    return value, (code + chosen(up, U32(1), U32(0))) + (lowered >> shift)
 
 
 @njit(forceinline=True)
-def _drawn(draws, index, drop, unit):
-    """Return the draw's leading bits as a number in [0, 1), None where there are no draws."""
+def _drawn(draws, index, last, drop, unit):
+    """Return the draws' leading bits as numbers in [0, 1), None where there are no draws."""
     if draws is None:
         return None
-    return F32(shifted_right(U32(peek(draws, index)), drop)) * unit
+    # Below the leading bit of 2**23, whole numbers are their own mantissa.
+    return (number((take(draws, index, last) >> drop) | WHOLE_BITS) - WHOLE) * unit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -167,22 +170,29 @@ def direct_steps(
     length, segments = x.shape[1], scales.shape[1]
     shift, min_bits, lift = U32(shift), U32(min_bits), U32(lift)
     drop, unit = U32(16 - draw_bits), F32(2.0**-draw_bits)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        top = U32(0)
+        top = spread(U32(0))
         for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
             scale = peek(scales, r * segments + s)
-            for i in range(first, last):
-                value = peek(x, i)
-                top = larger(top, U32(bits_of(value) & MAGNITUDE))
-                scaled = value / scale
-                rounded, _ = _directed(
-                    scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-                    _drawn(draws, i, drop, unit),
-                )  # fmt: skip
-                negative = U32(bits_of(larger(scaled, low)) & SIGN)
-                poke(out, i, (float_of(U32(bits_of(rounded) | negative)) + zero) * scale)
-        worst[r] = top
+            end = r * length + smaller(s * block + block, length)
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    value = fetch(x, i, last)
+                    top = most(top, pattern(value) & MAGNITUDE)
+                    scaled = value / scale
+                    rounded, _ = _directed(
+                        scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
+                        _drawn(draws, i, last, drop, unit),
+                    )  # fmt: skip
+                    negative = pattern(most(scaled, low)) & SIGN
+                    put(out, base, i, last, (number(pattern(rounded) | negative) + zero) * scale)
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -195,19 +205,26 @@ def direct_codes(
     shift, min_bits, lift = U32(shift), U32(min_bits), U32(lift)
     flip, sign_bit, keep_zero, mask = U32(flip), U32(sign_bit), U32(keep_zero), U32(mask)
     drop, unit = U32(16 - draw_bits), F32(2.0**-draw_bits)
+    at = start * length
+    tile, streamed = opened(x, out)
     for r in range(start, stop):
-        top = U32(0)
+        top = spread(U32(0))
         for s in range(segments):
-            first, last = r * length + s * block, r * length + smaller(s * block + block, length)
             scale = peek(scales, r * segments + s)
-            for i in range(first, last):
-                value = peek(x, i)
-                top = larger(top, U32(bits_of(value) & MAGNITUDE))
-                scaled = value / scale
-                _, code = _directed(
-                    scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-                    _drawn(draws, i, drop, unit),
-                )  # fmt: skip
-                signed = _with_sign(code, bits_of(larger(scaled, low)), flip, sign_bit, keep_zero, mask)
-                poke(out, i, out.dtype.type(signed))
-        worst[r] = top
+            end = r * length + smaller(s * block + block, length)
+            for first in range(r * length + s * block, end, STRIP):
+                last = smaller(first + STRIP, end)
+                base = base_of(out, tile, streamed, at)
+                for i in range(first, last, LANES):
+                    value = fetch(x, i, last)
+                    top = most(top, pattern(value) & MAGNITUDE)
+                    scaled = value / scale
+                    _, code = _directed(
+                        scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
+                        _drawn(draws, i, last, drop, unit),
+                    )  # fmt: skip
+                    signed = _with_sign(code, pattern(most(scaled, low)), flip, sign_bit, keep_zero, mask)
+                    put(out, base, i, last, signed)
+                at = passed(out, tile, streamed, at, last)
+        worst[r] = highest(top)
+    closed(out, tile, streamed, at, stop * length)

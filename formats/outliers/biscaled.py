@@ -12,6 +12,7 @@ from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, check_finite, clip_share, rows_of
 from macloom.formats.element import OperandClass
 from macloom.formats.elements.integer import IntFormat
+from macloom.formats.families import SPARSE
 from macloom.formats.grammar import CATALOG, Entry, Options, choice_option, integer_option
 from macloom.formats.outliers.dense_sparse import Parts, SideFormat, share_count, share_threshold
 from macloom.formats.outliers.sparse import Layout, SparseStore, row_indices
@@ -157,6 +158,7 @@ def _build(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "biscaled6",
     Entry(
+        family=SPARSE,
         summary="6-bit integers with a fine or a coarse power-of-two scale, block-sparse index of coarse ones",
         source="Jain et al., BiScaled-DNN, DAC 2019; scale rule and index layout are a reconstruction",
         build=_build,

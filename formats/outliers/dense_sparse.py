@@ -56,13 +56,8 @@ class SideFormat(TensorFormat):
         elements = elements.reshape(array.shape)
         return Encoded(self, array.shape, elements, scales, torch=like(x, array) is not array, side=side)
 
-    def quantize(
-        self,
-        x: Any,
-        scale: Any = None,
-        clip: float | None = None,
-        out: Any = None,
-        rng: np.random.Generator | None = None,
+    def _write_quantized(
+        self, x: Any, scale: Any, clip: float | None, out: Any, rng: np.random.Generator | None
     ) -> Any:
         return self.write_values(self.encode(x, scale, clip, rng), x, out)
 

@@ -12,6 +12,7 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, check_finite
 from macloom.formats.elements.minifloat import FP32
+from macloom.formats.families import SPARSE
 from macloom.formats.grammar import CATALOG, Builder, Entry, Options, choice_option, integer_option
 from macloom.formats.outliers.cluster import cluster_rows, least_absolute_error
 from macloom.formats.outliers.sparse import Layout, SparseStore, to_float32
@@ -120,6 +121,7 @@ for _width in (3, 4):
     CATALOG.add(
         f"gobo{_width}",
         Entry(
+            family=SPARSE,
             summary=f"{_width}-bit indices into {1 << _width} float32 centroids, Gaussian outliers in float32",
             source="Zadeh et al., GOBO, MICRO 2020; threshold, iteration and coordinates are a reconstruction",
             build=gobo(_width),

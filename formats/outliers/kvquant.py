@@ -58,7 +58,7 @@ class KVQuant(TableFormat):
     (x - o) + o, rounded twice. k-means is exact in both modes, where the released code runs scikit-learn's
     (random_state=0, 50 iterations). Q-Norm follows the equations in the code, whose call of them fails.
     The deployed kernels cap outliers at 21 on each side of a token of 4096 and store their differences to
-    the ends of the table; the cap is an option here, their storage is not modelled.
+    the ends of the table: that is `storage=deployed` (`KVQuantDeployed`).
 
     >>> import numpy as np
     >>> from macloom.formats import get_format
@@ -200,9 +200,7 @@ class KVQuant(TableFormat):
         gain = wide.std() / spread if spread > 0 else 1.0
         return (table * gain + (wide.mean() - quantized.mean() * gain)).astype(np.float32)
 
-    def _calibrated(
-        self, scale: np.ndarray, shape: tuple[int, ...]
-    ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    def calibrated(self, scale: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
         """Return bounds (None for values), the table to search and that of values, checked."""
         entries, keys = 1 << self.width, self.tensor is Tensor.KEY
         count = 2 * self.view(shape).count if keys else 0
@@ -222,7 +220,7 @@ class KVQuant(TableFormat):
 
     def encode_parts(self, x: np.ndarray, scale: np.ndarray, clip: float) -> Parts:
         shape = x.shape or (1,)
-        bounds, table, values = self._calibrated(scale, shape)
+        bounds, table, values = self.calibrated(scale, shape)
         view = self.view(shape)
         vectors = view.vectors(x)
         mask, _, normalised, radius, offset = self._split(vectors, bounds, shape)

@@ -8,8 +8,10 @@ import numpy as np
 
 from macloom.errors import MacloomError
 from macloom.formats.elements.minifloat import FP16, FP32
-from macloom.formats.grammar import CATALOG, Builder, Entry, Options, choice_option, integer_option
+from macloom.formats.families import SPARSE
+from macloom.formats.grammar import CATALOG, Builder, Entry, Options, choice_option, integer_option, note_option
 from macloom.formats.outliers.kvquant import KVQuant, Tensor
+from macloom.formats.outliers.kvquant_deployed import KVQuantDeployed
 from macloom.formats.outliers.sparse import Layout, SparseStore
 from macloom.formats.outliers.sparse_options import Mode, float_option, fraction_option
 from macloom.formats.tensor import TensorFormat
@@ -44,10 +46,40 @@ def rotate(x: np.ndarray, positions: np.ndarray, base: float = 10000.0) -> np.nd
     return np.concatenate(turned, axis=-1).astype(np.float32)
 
 
+class Storage(StrEnum):
+    """LISTS: codes, a range for each vector and a list of all outliers. DEPLOYED: as the released inference code
+    stores them (`KVQuantDeployed`)."""
+
+    LISTS = "lists"
+    DEPLOYED = "deployed"
+
+
+DEPLOYED_KEYS = ("storage", "role", "outliers", "cap", "qnorm", "transposed")
+
+
+def deployed(width: int, name: str, options: Options) -> TensorFormat:
+    """Return the format of the released inference code."""
+    clash = [key for key in options if key not in DEPLOYED_KEYS]
+    if clash:
+        raise MacloomError(f"format option {clash[0]}: does not apply to storage=deployed")
+    return KVQuantDeployed(
+        name=name,
+        width=width,
+        tensor=choice_option(options, "role", Tensor.KEY, Tensor.VALUE),
+        outliers=fraction_option(options, "outliers", 0.01),
+        cap=integer_option(options, "cap", 0) if "cap" in options else None,
+        qnorm=choice_option(options, "qnorm", Switch.OFF, Switch.ON) is Switch.ON,
+        transposed=choice_option(options, "transposed", Switch.OFF, Switch.ON) is Switch.ON,
+    )
+
+
 def kvquant(width: int) -> Builder:
     """Return the builder of KVQuant formats with indices of `width` bits."""
 
     def build(name: str, options: Options) -> TensorFormat:
+        note_option(options, "cap", "an integer (none; with storage=deployed a share of the channels)")
+        if choice_option(options, "storage", *Storage) is Storage.DEPLOYED:
+            return deployed(width, name, options)
         mode = choice_option(options, "mode", Mode.PAPER, Mode.UPSTREAM)
         stored = FP32 if mode is Mode.UPSTREAM else FP16
         entry = float_option(options, "table", stored)
@@ -77,10 +109,12 @@ for _width in (4, 3, 2):
     CATALOG.add(
         f"kvquant{_width}",
         Entry(
+            family=SPARSE,
             summary=f"{_width}-bit non-uniform keys per channel (or values per token), 1 % outliers",
             source="Hooper et al., KVQuant, NeurIPS 2024",
             build=kvquant(_width),
             keys=(
+                "storage",
                 "role",
                 "mode",
                 "outliers",
@@ -93,5 +127,6 @@ for _width in (4, 3, 2):
                 "layout",
                 "chunk",
             ),
+            explains=(Storage, KVQuantDeployed),
         ),
     )

@@ -12,6 +12,7 @@ from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, check_finite, clip_share, is_torch, rows_of
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import FP16, FP32, FloatFormat
+from macloom.formats.families import SPARSE
 from macloom.formats.grammar import CATALOG, Entry, Options, choice_option
 from macloom.formats.outliers.dense_sparse import Parts, SideFormat
 from macloom.formats.outliers.sparse_options import Mode, float_option, fraction_option, number_option
@@ -186,6 +187,7 @@ def _build(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "llm_int8",
     Entry(
+        family=SPARSE,
         summary="8-bit integers with a scale per row, outlier columns in fp16",
         source="Dettmers et al., LLM.int8(), NeurIPS 2022",
         build=_build,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, check_finite, clip_share, rows_of
 from macloom.formats.elements.integer import IntFormat
+from macloom.formats.families import SPARSE
 from macloom.formats.grammar import (
     CATALOG,
     Entry,
@@ -20,6 +22,7 @@ from macloom.formats.grammar import (
     scale_option,
 )
 from macloom.formats.outliers.dense_sparse import DenseSparse, Parts
+from macloom.formats.outliers.olaccel_chunks import ChunkedOutliers
 from macloom.formats.outliers.sparse import Layout, SparseStore, row_indices
 from macloom.formats.outliers.sparse_options import Mode, fraction_option
 from macloom.formats.packing import pack, packed_row_bytes, unpack
@@ -103,10 +106,24 @@ class OutlierMode(DenseSparse):
         return Encoded(self.dense, encoded.shape, encoded.elements, np.asarray(scale))
 
 
+class Storage(StrEnum):
+    """How outliers are stored: the layouts of a sparse store, or OLAccel's OVERFLOW chunks (`ChunkedOutliers`)."""
+
+    COORDINATE = "coordinate"
+    CSR = "csr"
+    CHUNK = "chunk"
+    OVERFLOW = "overflow"
+
+
 def _build(name: str, options: Options) -> TensorFormat:
     mode = choice_option(options, "mode", Mode.PAPER, Mode.UPSTREAM)
-    layout = choice_option(options, "layout", Layout.COORDINATE, Layout.CSR, Layout.CHUNK)
-    chunk = integer_option(options, "chunk", 16)
+    storage = choice_option(options, "layout", *Storage)
+    chunk, pointer = integer_option(options, "chunk", 16), integer_option(options, "pointer", 8)
+    if "pointer" in options and storage is not Storage.OVERFLOW:
+        raise MacloomError("format option pointer: belongs to layout=overflow")
+    if storage is Storage.OVERFLOW:
+        return _overflow(name, options, mode, chunk, pointer)
+    layout = Layout(storage.value)
     share = fraction_option(options, "share", 0.03)
     element = IntFormat(width=4)
     if mode is Mode.UPSTREAM:
@@ -132,13 +149,32 @@ def _build(name: str, options: Options) -> TensorFormat:
     )
 
 
+def _overflow(name: str, options: Options, mode: Mode, chunk: int, pointer: int) -> TensorFormat:
+    width = integer_option(options, "outlier", 8)
+    if mode is Mode.UPSTREAM or width != 8:
+        clash = "mode=upstream" if mode is Mode.UPSTREAM else f"outlier={width}"
+        raise MacloomError(f"format option layout: 'overflow' has outliers of 8 bits in the paper's form, not {clash}")
+    granularity = granularity_option(options, Grain.TENSOR)
+    scale_format, element = scale_option(options, granularity), IntFormat(width=4)
+    return ChunkedOutliers(
+        name=name,
+        dense=Scaled(name="int4", element=element, granularity=granularity, scale_format=scale_format),
+        store=SparseStore(value=IntFormat(width=width), chunk=chunk),
+        share=fraction_option(options, "share", 0.03),
+        chunk=chunk,
+        pointer=pointer,
+    )
+
+
 CATALOG.add(
     "olaccel4",
     Entry(
+        family=SPARSE,
         summary="4-bit integers, and 3 % outliers as 16-bit integers with their coordinates (reconstruction)",
         source="Park et al., OLAccel, ISCA 2018; layout and units of outliers are a reconstruction",
         build=_build,
-        keys=("mode", "layout", "chunk", "share", "outlier"),
+        keys=("mode", "layout", "chunk", "share", "outlier", "pointer"),
+        explains=(OutlierMode, Storage, ChunkedOutliers),
         words=True,
     ),
 )

@@ -15,9 +15,9 @@ from macloom.formats.arrays import as_float32, check_finite, clip_share, largest
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.elements.minifloat import FP32, FloatFormat
 from macloom.formats.outliers.ovp_search import search_scales
-from macloom.formats.outliers.ovp_table import midpoint, pair_table, whole_pair
+from macloom.formats.outliers.ovp_table import PairTable, midpoint, pair_table, whole_pair
 from macloom.formats.policy import Rounding
-from macloom.formats.scales import Grain, Granularity, store_scale
+from macloom.formats.scales import Grain, Granularity, ScaleFormat, store_scale
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.threads import run_rows
 
@@ -128,6 +128,10 @@ class Ovp(TensorFormat):
     def row_codes(self, length: int) -> int:
         return length + length % 2
 
+    @property
+    def scale_storage(self) -> ScaleFormat:
+        return self.scale_format
+
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         if self.granularity.grain is Grain.NONE:
             return self.selector_bits
@@ -160,21 +164,38 @@ class Ovp(TensorFormat):
 
     def squared_errors(self, rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Return the squared error (float64) of each row, a whole number of pairs, under its scale."""
+        from macloom.formats.kernels.pair_search import row_errors
+
         errors = np.empty(len(rows))
-        self._pair_values(rows, scales[:, None], rows.shape[1] + 1, None, errors)
+        scales = np.ascontiguousarray(scales, np.float32)
+        run_rows(row_errors, len(rows), rows.size, rows, scales, *self.error_arguments, errors)
         return errors
 
-    def _pair_values(
-        self, rows: np.ndarray, scales: np.ndarray, block: int, out: np.ndarray | None, errors: np.ndarray | None
-    ) -> None:
-        from macloom.formats.kernels.pair import joint_values, pair_values
+    @property
+    def error_arguments(self) -> tuple[Any, ...]:
+        """What the kernels need to sum errors pair after pair."""
+        table = self._table
+        return table.shift, table.entries, table.normals, table.outliers, self.assign is Assign.JOINT
 
-        table = pair_table(self.normal, self.outlier, self.boundary)
-        kernel = joint_values if self.assign is Assign.JOINT else pair_values
-        worst = np.empty(len(rows), np.uint32)
-        look_up = table.shift, table.entries, table.normals, table.outliers
-        run_rows(kernel, len(rows), rows.size, rows, scales, block, *look_up, out, worst, errors)
-        check_finite(worst, self.name)
+    @property
+    def screens(self) -> bool:
+        """Whether errors can be summed sixteen elements at a time, with `value_arguments`."""
+        return self.assign is not Assign.JOINT
+
+    @property
+    def value_arguments(self) -> tuple[Any, ...]:
+        """What the kernels need for sixteen values at a time; the last two are None where values are looked up."""
+        table, whole = self._table, self._whole
+        return table.shift, table.entries, table.values, np.float32(self.boundary), *(whole or (None, None))
+
+    @property
+    def _table(self) -> PairTable:
+        return pair_table(self.normal, self.outlier, self.boundary)
+
+    @property
+    def _whole(self) -> tuple[Any, Any] | None:
+        """Both grids of integers with abfloat outliers, whose values follow without a table."""
+        return None if self.assign is Assign.JOINT else whole_pair(self.normal, self.outlier)
 
     def outliers(self, x: Any, scale: Any = None) -> np.ndarray:
         """Return which elements of `x` are outliers under a scale: bool, the shape of `x`.
@@ -197,32 +218,43 @@ class Ovp(TensorFormat):
         return spread, self.granularity.size or length + 1
 
     def _encode(self, x: np.ndarray, scale: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
-        from macloom.formats.kernels.pair import joint_codes, pair_codes, whole_pair_codes
+        from macloom.formats.kernels.pair import pair_codes, whole_pair_codes
+        from macloom.formats.kernels.pair_joint import joint_codes
 
         rows = rows_of(x)
         spread, block = self.check_scales(scale, x.shape)
         codes = np.empty((rows.shape[0], self.row_codes(rows.shape[1])), np.uint8)
         worst = np.empty(rows.shape[0], np.uint32)
         common = len(rows), rows.size, rows, spread, block
-        whole = None if self.assign is Assign.JOINT else whole_pair(self.normal, self.outlier)
-        if whole is not None:
-            boundary = np.float32(self.boundary)
-            run_rows(whole_pair_codes, *common, boundary, *whole, self.identifier, codes, worst)
+        last = self.identifier, codes, worst
+        table, whole = self._table, self._whole
+        if self.assign is Assign.JOINT:
+            run_rows(joint_codes, *common, table.shift, table.entries, table.normals, table.outliers, *last)
+        elif whole is not None:
+            run_rows(whole_pair_codes, *common, np.float32(self.boundary), *whole, *last)
         else:
-            table = pair_table(self.normal, self.outlier, self.boundary)
-            look_up: tuple[Any, ...] = (table.shift, table.entries)
-            if self.assign is Assign.JOINT:
-                look_up = (*look_up, table.normals, table.outliers)
-            kernel = joint_codes if self.assign is Assign.JOINT else pair_codes
-            run_rows(kernel, *common, *look_up, self.identifier, codes, worst)
+            run_rows(pair_codes, *common, table.shift, table.entries, *last)
         check_finite(worst, self.name)
         return codes.reshape(*x.shape[:-1], codes.shape[1]), np.asarray(scale, np.float32), np.float32(1)
 
     def _quantize(self, x: np.ndarray, scale: np.ndarray, clip: float, out: Any, template: Any) -> np.ndarray:
+        from macloom.formats.kernels.pair import pair_values, whole_pair_values
+        from macloom.formats.kernels.pair_joint import joint_values
+
         result = output_for(template, out, x.shape)
         rows = rows_of(x)
         spread, block = self.check_scales(scale, x.shape)
-        self._pair_values(rows, spread, block, rows_of(result), None)
+        worst = np.empty(len(rows), np.uint32)
+        common = len(rows), rows.size, rows, spread, block
+        last = rows_of(result), worst
+        table, whole = self._table, self._whole
+        if self.assign is Assign.JOINT:
+            run_rows(joint_values, *common, table.shift, table.entries, table.normals, table.outliers, *last)
+        elif whole is not None:
+            run_rows(whole_pair_values, *common, np.float32(self.boundary), *whole, *last)
+        else:
+            run_rows(pair_values, *common, table.shift, table.entries, table.values, *last)
+        check_finite(worst, self.name)
         return result
 
     @cached_property
@@ -250,7 +282,7 @@ class Ovp(TensorFormat):
         return pairs.reshape(codes.shape)
 
     def decode_pairs(self, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return both values of each stored pair, in integer units.
+        """Return both values of each stored pair, in integer units; codes that no encoder writes mean 0.
 
         Args:
             packed: one integer per pair (a byte for 4-bit types), element 0 in the high half.
@@ -259,20 +291,28 @@ class Ovp(TensorFormat):
         if packed.size and not 0 <= int(packed.min()) <= int(packed.max()) < len(self.pair_values):
             bad = packed[(packed < 0) | (packed >= len(self.pair_values))].flat[0]
             raise MacloomError(f"format {self.name!r}: pair code {int(bad)} is not in [0, {len(self.pair_values)})")
-        values = np.take(self.pair_values, packed, axis=0)
+        values = np.nan_to_num(np.take(self.pair_values, packed, axis=0))
         return values[..., 0], values[..., 1]
+
+    def _decoded(self, codes: np.ndarray, length: int, scales: np.ndarray, block: int) -> np.ndarray:
+        """Return the values (rows x length) of slot codes times their segment's scale."""
+        from macloom.formats.kernels.pair import decode_pairs
+
+        codes = np.ascontiguousarray(codes, np.uint8)
+        values = np.empty((len(codes), length), np.float32)
+        arguments = scales, block, self.identifier, self._table.values, values
+        run_rows(decode_pairs, len(codes), codes.size, codes, *arguments)
+        return values
 
     def decode(self, encoded: Encoded) -> np.ndarray:
         spread, block = self.check_scales(encoded.scales, encoded.shape)
-        values = self.decode_slots(rows_of(encoded.elements))[:, : encoded.shape[-1] if encoded.shape else 1]
-        values = np.ascontiguousarray(values)
-        for s in range(spread.shape[1]):
-            values[:, s * block : (s + 1) * block] *= spread[:, s : s + 1]
-        return values.reshape(encoded.shape)
+        length = encoded.shape[-1] if encoded.shape else 1
+        return self._decoded(rows_of(encoded.elements), length, spread, block).reshape(encoded.shape)
 
     def operand_of(self, encoded: Encoded) -> Operand:
         length = encoded.shape[-1]
         spread, _ = self.check_scales(encoded.scales, encoded.shape)
-        units = np.ascontiguousarray(self.decode_slots(encoded.elements)[..., :length])
+        codes = rows_of(encoded.elements)
+        units = self._decoded(codes, length, np.ones((len(codes), 1), np.float32), length + 1).reshape(encoded.shape)
         scales = spread.reshape(*encoded.shape[:-1], spread.shape[1])
         return Operand(units, 0, scales, self.granularity.size or length, encoded.outer, self.max_unit)

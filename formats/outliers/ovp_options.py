@@ -11,7 +11,16 @@ from macloom.formats.element import ElementFormat
 from macloom.formats.elements.abfloat import AbFloat
 from macloom.formats.elements.flint import Flint
 from macloom.formats.elements.integer import IntFormat
-from macloom.formats.grammar import CATALOG, Entry, Options, choice_option, granularity_option, scale_option
+from macloom.formats.families import OVP
+from macloom.formats.grammar import (
+    CATALOG,
+    Entry,
+    Options,
+    choice_option,
+    granularity_option,
+    note_option,
+    scale_option,
+)
 from macloom.formats.outliers.ovp import Assign, Ovp
 from macloom.formats.outliers.ovp_adaptive import AdaptiveOvp
 from macloom.formats.outliers.ovp_upstream import Kind, OvpUpstream, Signed
@@ -37,8 +46,12 @@ class Family:
     def build(self, name: str, options: Options) -> TensorFormat:
         normal = options.get("normal", next(iter(self.types)))
         names = [*self.types, *([ADAPTIVE] if len(self.types) > 1 else [])]
+        note_option(options, "normal", f"{', '.join(names)} ({normal})")
         if normal not in names:
             raise unknown("format option normal", normal, names)
+        note_option(options, "threshold", "a number, in integer units (the largest normal value), for assign=threshold")
+        note_option(options, "signed", f"{', '.join(Signed)} ({Signed.AUTO.value}), for mode=upstream")
+        note_option(options, "chosen", f"{', '.join(self.types)}, what normal=adaptive chose")
         if "chosen" in options and normal != ADAPTIVE:
             raise MacloomError("format option chosen: says which type normal=adaptive chose; drop it here")
         if choice_option(options, "mode", *Mode) is Mode.UPSTREAM:
@@ -104,6 +117,7 @@ def _fill() -> None:
     CATALOG.add(
         "ovp4",
         Entry(
+            family=OVP,
             summary="4-bit outlier-victim pairs: int4 (or flint4) with abfloat E2M1 outliers",
             source=olive,
             build=OVP4.build,
@@ -114,6 +128,7 @@ def _fill() -> None:
     CATALOG.add(
         "ovp8",
         Entry(
+            family=OVP,
             summary="8-bit outlier-victim pairs: int8 with abfloat E4M3 outliers of bias 4, at most 2**15",
             source=f"{olive}; bias and limit are a reconstruction",
             build=OVP8.build,

@@ -26,12 +26,14 @@ class PairTable:
         shift: bits that do not belong to the index (all of them count as one sticky bit).
         entries: uint32: normal code, outlier code << 8, and 1 << 16 where the element is an outlier.
         normals, outliers: float32 value of each code.
+        values: both, the outliers from index 256 on.
     """
 
     shift: int
     entries: np.ndarray
     normals: np.ndarray
     outliers: np.ndarray
+    values: np.ndarray
 
 
 def midpoint(normal: ElementFormat, outlier: ElementFormat) -> float:
@@ -62,12 +64,15 @@ def pair_table(normal: ElementFormat, outlier: ElementFormat, boundary: float) -
             "they need more than 11 significant bits"
         )
     shift, entries = made
-    return PairTable(shift, entries, normal.values.astype(np.float32), outlier.values.astype(np.float32))
+    normals, outliers = normal.values.astype(np.float32), outlier.values.astype(np.float32)
+    both = np.zeros(512, np.float32)
+    both[: len(normals)], both[256 : 256 + len(outliers)] = normals, outliers
+    return PairTable(shift, entries, normals, outliers, both)
 
 
 @lru_cache(maxsize=32)
 def whole_pair(normal: ElementFormat, outlier: ElementFormat) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
-    """Return both grids as `pair_kernels.whole_pair_codes` takes them, None unless normal values are integers."""
+    """Return both grids as `whole_pair_codes` takes them, None unless normal values are integers."""
     if not isinstance(normal, IntFormat) or normal.fraction_bits or not normal.signed:
         return None
     if not isinstance(outlier, AbFloat) or outlier.mantissa_bits == 0:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from macloom.errors import MacloomError, unknown
 from macloom.formats.elements.minifloat import FP16, FP32, FloatFormat
-from macloom.formats.grammar import Options
+from macloom.formats.grammar import Options, note_option
 
 FLOATS = {"fp16": FP16, "fp32": FP32}
 
@@ -21,6 +21,7 @@ class Mode(StrEnum):
 
 def number_option(options: Options, key: str, default: float) -> float:
     """Return the number that an option gives, infinities allowed."""
+    note_option(options, key, f"a number ({default:g})")
     text = options.get(key)
     if text is None:
         return default
@@ -43,6 +44,7 @@ def fraction_option(options: Options, key: str, default: float) -> float:
 
 def float_option(options: Options, key: str, default: FloatFormat) -> FloatFormat:
     """Return fp16 or fp32, as an option says."""
+    note_option(options, key, f"{', '.join(FLOATS)} ({default.label})")
     name = options.get(key, default.label)
     if name not in FLOATS:
         raise unknown(f"format option {key}", name, FLOATS)

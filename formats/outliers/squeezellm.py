@@ -10,6 +10,7 @@ import numpy as np
 from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, check_finite, clip_share, is_torch, rows_of
 from macloom.formats.elements.minifloat import FP16, FP32
+from macloom.formats.families import SPARSE
 from macloom.formats.grammar import CATALOG, Builder, Entry, Options, choice_option, integer_option
 from macloom.formats.outliers.cluster import cluster_rows
 from macloom.formats.outliers.dense_sparse import share_count, share_threshold
@@ -115,13 +116,13 @@ class SqueezeLLM(TableSparse):
         codes, scales, side = self.encode_masked(array, tables, mask)
         return Encoded(self, array.shape, codes, scales, torch=is_torch(x), side=side)
 
-    def quantize(
+    def _write_quantized(
         self,
         x: Any,
-        scale: Any = None,
-        clip: float | None = None,
-        out: Any = None,
-        rng: np.random.Generator | None = None,
+        scale: Any,
+        clip: float | None,
+        out: Any,
+        rng: np.random.Generator | None,
         *,
         weights: Any = None,
     ) -> Any:
@@ -167,6 +168,7 @@ for _width in (4, 3):
     CATALOG.add(
         f"squeezellm{_width}",
         Entry(
+            family=SPARSE,
             summary=f"{_width}-bit indices into a table per row by weighted k-means, 0.45 % outliers",
             source="Kim et al., SqueezeLLM, ICML 2024",
             build=squeezellm(_width),

@@ -12,6 +12,7 @@ from macloom.formats.arrays import as_float32, check_finite, clip_share, output_
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import FP32
+from macloom.formats.families import INTEGER
 from macloom.formats.grammar import (
     CATALOG,
     Builder,
@@ -25,7 +26,7 @@ from macloom.formats.scales import Grain, Granularity, ScaleFormat, ScaleStorage
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.threads import run_rows
 
-WIDTHS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
+WIDTHS = range(2, 17)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,7 @@ def _fill() -> None:
         CATALOG.add(
             f"affine{width}",
             Entry(
+                family=INTEGER,
                 summary=f"{width}-bit unsigned integer with a zero point (zero_bits= its stored bits)",
                 source="Jacob et al., Quantization and Training of Neural Networks, CVPR 2018",
                 build=_build(width),

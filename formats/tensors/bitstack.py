@@ -13,11 +13,28 @@ from macloom.formats.arrays import as_float32, check_finite, clip_share, output_
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.codebook import Mode
 from macloom.formats.elements.minifloat import FP16
+from macloom.formats.families import SEARCHED
 from macloom.formats.grammar import CATALOG, Entry, Options, choice_option, integer_option
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.tensors.half import half_operand, to_half
 
 MAX_PLANES = 16
+
+
+def activation_scales(activations: np.ndarray) -> np.ndarray:
+    """Return the magnitude of every channel: its norm over the tokens of a sample, the mean over samples, plus 0.001.
+
+    As `get_act_scale` of xinghaow99/BitStack@9f333d6.
+
+    Args:
+        activations: (samples, tokens, channels).
+
+    >>> activation_scales(np.float32([[[3.0, 0.0], [4.0, 1.0]]]))
+    array([5.001, 1.001])
+    """
+    if np.ndim(activations) != 3:
+        raise MacloomError(f"activations: must be (samples, tokens, channels), not shape {np.shape(activations)}")
+    return np.linalg.norm(np.asarray(activations, np.float64), axis=1).mean(axis=0) + 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +47,12 @@ class BitStack(TensorFormat):
     smaller format, see `decode_prefix`. The released script has 16 planes of rank 16.
 
     In PAPER mode the residual is that of the stored factors. UPSTREAM (xinghaow99/BitStack@9f333d6)
-    takes it from the factors before they are rounded to float16. The code also scales the columns by
-    activation magnitudes before, which is left to the caller.
+    takes it from the factors before they are rounded to float16.
+
+    `column_scales` (`activation_scales`) weights the columns by the activations that meet them: magnitudes are
+    scaled by it before the singular values are taken. The released code keeps the scaled weights and divides the
+    activations, or the norm in front, by the same; here V is divided, so that decoded values are those of the
+    weights and nothing more is stored. Both are one product up to rounding.
 
     `calibrate` returns the factors (matrices, planes, rank, rows + columns), U before V. Scalars and
     vectors are matrices of one row. `clip` has no effect.
@@ -81,21 +102,37 @@ class BitStack(TensorFormat):
         matrices, rows, columns = self._shape(tuple(shape))
         return 8 * matrices * rows * self.planes * -(-columns // 8) + self.scale_bits(shape)
 
-    def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
+    def calibrate(self, x: Any, clip: float | None = None, column_scales: Any = None) -> np.ndarray:
+        """Return the factors; `column_scales` (columns) are positive, None weights all columns alike."""
         clip_share(clip)
         x = as_float32(x)
         check_finite(np.abs(rows_of(x)), self.name)
         matrices, rows, columns = self._shape(x.shape)
+        weight = np.ones(columns) if column_scales is None else np.asarray(column_scales, np.float64)
+        if weight.shape != (columns,) or not np.all((weight > 0) & np.isfinite(weight)):
+            raise MacloomError(f"column_scales: must be {columns} positive numbers, not shape {weight.shape}")
         factors = np.empty(self._factor_shape(x.shape), np.float32)
         rank = factors.shape[2]
         rest = x.reshape(matrices, rows, columns).astype(np.float64)
         for p in range(self.planes):
-            u, s, vt = np.linalg.svd(np.abs(rest), full_matrices=False)
+            u, s, vt = np.linalg.svd(np.abs(rest) * weight, full_matrices=False)
             root = np.sqrt(s[:, :rank])
-            plane = np.concatenate((np.swapaxes(u, 1, 2)[:, :rank], vt[:, :rank]), axis=2) * root[:, :, None]
+            plane = np.concatenate((np.swapaxes(u, 1, 2)[:, :rank], vt[:, :rank] / weight), axis=2) * root[:, :, None]
             factors[:, p] = to_half(plane) if self.mode is Mode.PAPER else plane
             rest = rest - _signs(rest) * _product(factors[:, p], rows)
         return factors
+
+    def encode(
+        self,
+        x: Any,
+        scale: Any = None,
+        clip: float | None = None,
+        rng: np.random.Generator | None = None,
+        *,
+        column_scales: Any = None,
+    ) -> Encoded:
+        """Return `x` in stored form; `column_scales` as in `calibrate`, where that happens."""
+        return super().encode(x, self.calibrate(x, clip, column_scales) if scale is None else scale, clip, rng)
 
     def _check(self, scale: np.ndarray, shape: tuple[int, ...]) -> None:
         expected = self._factor_shape(shape)
@@ -187,9 +224,11 @@ def _build(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "bitstack",
     Entry(
+        family=SEARCHED,
         summary="4 sign planes with magnitudes of rank 16 (planes=, rank=)",
         source="Wang et al., BitStack, ICLR 2025",
         build=_build,
         keys=("planes", "rank", "mode"),
+        explains=(activation_scales,),
     ),
 )

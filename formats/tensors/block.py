@@ -26,6 +26,7 @@ from macloom.formats.rounders import decode_rows, encode_rows, quantize_rows
 from macloom.formats.scales import E4M3, E8M0
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.threads import run_rows
+from macloom.formats.unit_lookup import look_up
 
 # Its products with the smallest block scale are normal float32 numbers.
 SMALLEST_OUTER = np.float32(2.0**-120)
@@ -286,4 +287,4 @@ class Block(TensorFormat):
     def operand_of(self, encoded: Encoded) -> Operand:
         table, unit, largest = self.element.units
         scales = self._scale_values(encoded).reshape(encoded.scales.shape)
-        return Operand(np.take(table, encoded.elements), unit, scales, self.size, encoded.outer, largest)
+        return Operand(look_up(table, encoded.elements), unit, scales, self.size, encoded.outer, largest)

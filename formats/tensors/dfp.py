@@ -16,6 +16,7 @@ from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, clip_share
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.integer import IntFormat
+from macloom.formats.families import BFP
 from macloom.formats.grammar import CATALOG, Builder, Entry, Options, choice_option, integer_option
 from macloom.formats.policy import Rounding
 from macloom.formats.scales import E8M0, Grain, Granularity, ScaleFormat
@@ -170,6 +171,7 @@ def _fill() -> None:
         CATALOG.add(
             f"dfp{width}",
             Entry(
+                family=BFP,
                 summary=f"dynamic fixed point: {width}-bit integers, one 8-bit exponent per tensor (spill= sum length)",
                 source="Das et al., Mixed Precision Training of CNNs using Integer Operations, ICLR 2018",
                 build=_build(width),

@@ -13,6 +13,7 @@ from macloom.errors import MacloomError
 from macloom.formats.arrays import check_finite, largest_factor, output_for, rows_of
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.elements.integer import IntFormat
+from macloom.formats.families import SEARCHED
 from macloom.formats.grammar import (
     CATALOG,
     Entry,
@@ -158,6 +159,7 @@ def _build(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "dr8",
     Entry(
+        family=SEARCHED,
         summary="one 8-bit integer store that is read at 8, 6, 4 or 2 bits (read=)",
         source="Double Rounding, arXiv 2502.01199; tie rule and scales are a reconstruction",
         build=_build,

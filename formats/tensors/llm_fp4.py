@@ -17,9 +17,18 @@ from macloom.errors import MacloomError, unknown
 from macloom.formats.arrays import as_float32, largest_factor
 from macloom.formats.elements.codebook import Mode
 from macloom.formats.elements.minifloat import FloatFormat
-from macloom.formats.grammar import CATALOG, Entry, Options, choice_option, granularity_option, scale_option
+from macloom.formats.families import SEARCHED
+from macloom.formats.grammar import (
+    CATALOG,
+    Entry,
+    Options,
+    choice_option,
+    granularity_option,
+    note_option,
+    scale_option,
+)
 from macloom.formats.rounders import quantize_rows
-from macloom.formats.scales import SMALLEST_SCALE, Grain, Granularity
+from macloom.formats.scales import SMALLEST_SCALE, Grain, Granularity, store_scale
 from macloom.formats.tensor import TensorFormat
 from macloom.formats.tensors.scaled import Scaled
 from macloom.formats.tensors.statistic import granules
@@ -139,7 +148,8 @@ class SearchedFloat(Scaled):
 
     def _search(self, groups: np.ndarray, start: np.ndarray) -> np.ndarray:
         error = error_by_row(self.element, groups, np.ones(groups.shape[1], np.float32), self.name)
-        chosen = least_error(candidates(start, self.element, self.mode), error)
+        tried = [store_scale(scale, self.scale_format) for scale in candidates(start, self.element, self.mode)]
+        chosen = least_error(tried, error)
         return np.where(np.any(groups != 0, axis=1), chosen, start)
 
 
@@ -213,6 +223,7 @@ def search_layer(
 
 
 def element_option(options: Options) -> EvenSignificand:
+    note_option(options, "format", f"{', '.join(ELEMENTS)} (e2m1)")
     name = options.get("format", "e2m1")
     if name not in ELEMENTS:
         raise unknown("format option format", name, ELEMENTS)
@@ -235,6 +246,7 @@ def _fill() -> None:
     CATALOG.add(
         "llm_fp4",
         Entry(
+            family=SEARCHED,
             summary="4-bit floats (format=e2m1, e3m0 or e1m2) with a searched exponent bias per row",
             source=source,
             build=_weights,

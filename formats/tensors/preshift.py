@@ -12,6 +12,7 @@ from macloom.formats.arrays import as_float32, clip_share, largest_factor, outpu
 from macloom.formats.element import OperandClass
 from macloom.formats.elements.codebook import Mode
 from macloom.formats.elements.minifloat import FP32, FloatFormat
+from macloom.formats.families import SEARCHED
 from macloom.formats.grammar import CATALOG, Entry, Options, choice_option
 from macloom.formats.rounders import decode_rows, encode_rows, quantize_rows
 from macloom.formats.scales import SMALLEST_SCALE, Grain, Granularity
@@ -145,6 +146,7 @@ def _build(name: str, options: Options) -> TensorFormat:
 CATALOG.add(
     "llm_fp4_act",
     Entry(
+        family=SEARCHED,
         summary="4-bit floats with one searched exponent bias and an integer shift per channel",
         source="Liu et al., LLM-FP4, EMNLP 2023",
         build=_build,

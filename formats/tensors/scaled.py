@@ -23,6 +23,7 @@ from macloom.formats.scales import (
     store_scale,
 )
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
+from macloom.formats.unit_lookup import look_up
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -78,6 +79,10 @@ class Scaled(TensorFormat):
         if self.scale_format.bits > 16:
             return limit
         return np.float32(self.scale_format.quantize(np.array(limit), Rounding.TOWARD_ZERO))
+
+    @property
+    def scale_storage(self) -> ScaleFormat:
+        return self.scale_format
 
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         if self.granularity.grain is Grain.NONE:
@@ -157,6 +162,6 @@ class Scaled(TensorFormat):
             units, unit, maximum = encoded.elements.view(np.float32), 0, self.max_unit
         else:
             table, unit, maximum = self.element.units
-            units = np.take(table, encoded.elements)
+            units = look_up(table, encoded.elements)
         scales = spread.reshape(*encoded.shape[:-1], spread.shape[1])
         return Operand(units, unit, scales, length // spread.shape[1], encoded.outer, maximum)

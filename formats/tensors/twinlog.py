@@ -14,7 +14,8 @@ from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.elements.codebook import Mode
 from macloom.formats.elements.decoded import DecodedFormat, Table
 from macloom.formats.elements.minifloat import FP16
-from macloom.formats.grammar import CATALOG, Entry, Options, as_choice, choice_option
+from macloom.formats.families import LOGARITHMIC
+from macloom.formats.grammar import CATALOG, Entry, Options, as_choice, choice_option, integer_option
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.threads import run_rows
 
@@ -229,15 +230,16 @@ class TwinLog(TensorFormat):
 
 
 def _twinlog4(name: str, options: Options) -> TensorFormat:
-    return TwinLog(name=name, width=4, mode=choice_option(options, "mode", *Mode))
+    return TwinLog(name=name, width=integer_option(options, "bits", 4), mode=choice_option(options, "mode", *Mode))
 
 
 CATALOG.add(
     "twinlog4",
     Entry(
+        family=LOGARITHMIC,
         summary="4-bit logarithms with a grid of their own for each sign of each row",
         source="LRQ-DiT, arXiv 2508.03485; parts are reconstructions",
         build=_twinlog4,
-        keys=("mode",),
+        keys=("bits", "mode"),
     ),
 )

@@ -12,7 +12,6 @@ from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats.arrays import as_float32, check_finite, clip_share, output_for, rows_of
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.minifloat import FP16
-from macloom.formats.grammar import CATALOG, Entry, Options, integer_option
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
 from macloom.formats.tensors.half import half_operand, to_half
 from macloom.formats.threads import run_rows
@@ -39,7 +38,7 @@ def fit_vectors(
         lanes: how many components of each vector count (all).
         weights: positive mass of each vector, e.g. the Hessian's diagonal (1).
     """
-    from macloom.formats.tensors.nearest import accumulate, shrink
+    from macloom.formats.kernels.nearest import accumulate, shrink
 
     vectors = np.ascontiguousarray(vectors, np.float64)
     lanes = np.full(len(vectors), vectors.shape[1]) if lanes is None else lanes
@@ -68,7 +67,7 @@ def fit_vectors(
 
 
 def _assign(vectors: np.ndarray, lanes: np.ndarray, codebook: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from macloom.formats.tensors.nearest import nearest
+    from macloom.formats.kernels.nearest import nearest
 
     index, distance = np.empty(len(vectors), np.int64), np.empty(len(vectors))
     run_rows(nearest, len(vectors), vectors.size * len(codebook), vectors, lanes, codebook, index, distance)
@@ -86,8 +85,8 @@ class VectorCodebook(TensorFormat):
     row of vectors starting a word, as in microsoft/VPTQ@950716d.
 
     `calibrate` fits the codebooks by k-means and returns them, R below C, as float32 (entries, width);
-    at most 64 vectors per entry are used, evenly spread. VPTQ weights them by a Hessian (`fit`) and
-    tunes them further, which this does not do. `clip` has no effect.
+    at most 64 vectors per entry are used, evenly spread. VPTQ weights them by a Hessian and has outlier
+    columns, which `Vptq` does; tuned further they are not. `clip` has no effect.
 
     >>> import numpy as np
     >>> fmt = VectorCodebook(name="v", width=2, entries=2)
@@ -237,23 +236,3 @@ class VectorCodebook(TensorFormat):
         bits = bits[:, : expected[-1] * self.code_bits].reshape(-1, expected[-1], self.code_bits)
         elements = (bits.astype(np.uint32) << np.arange(self.code_bits, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
         return Encoded(self, tuple(shape), elements.reshape(expected), np.asarray(scales), np.float32(outer), side=side)
-
-
-def _build(name: str, options: Options) -> TensorFormat:
-    return VectorCodebook(
-        name=name,
-        width=integer_option(options, "vector", 4),
-        entries=integer_option(options, "centroids", 256),
-        residual=integer_option(options, "residual", 0),
-    )
-
-
-CATALOG.add(
-    "vptq",
-    Entry(
-        summary="vectors of 4 output channels as 8-bit indices of a codebook (vector=, centroids=, residual=)",
-        source="Liu et al., VPTQ, EMNLP 2024; packing as in microsoft/VPTQ",
-        build=_build,
-        keys=("vector", "centroids", "residual"),
-    ),
-)

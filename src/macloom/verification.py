@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -113,6 +113,16 @@ VERIFIERS: Registry[Verifier] = Registry("verifier", hint="macloom verify --help
 # One line for each set of checks; its module is imported only when it runs.
 for _name, _home, _summary in (
     ("formats", "macloom.formats.verify:checks", "codes and values of every element and tensor format"),
+    ("vector", "macloom.formats.vector.verify:checks", "softmax, norms, rope and the like against integers"),
+    ("tensor-cores", "macloom.formats.tensor_core.verify:checks", "tensor cores against mmasim, mmaemu and fractions"),
+    ("arithmetic", "macloom.formats.accumulators.verify:checks", "accumulators against integers and fractions"),
+    (
+        "rtl",
+        "macloom.explore.verify_rtl:checks",
+        "generated hardware against the software, in PyRTL, Verilator and by SAT",
+    ),
+    ("simulator", "macloom.sim.verify:checks", "the rungs of the systolic simulator against one another, and gemm"),
+    ("scalesim", "macloom.sim.scalesim.verify:checks", "SCALE-Sim's reports, every column of random layers"),
 ):
     VERIFIERS.add(_name, Verifier(home=_home, summary=_summary))
 
@@ -144,12 +154,14 @@ def provenance() -> dict[str, str]:
     }
 
 
-def to_json(name: str, checks: Sequence[Check], command: str) -> dict[str, Any]:
-    """Return the results of a verifier as JSON can hold them."""
+def to_json(
+    name: str, checks: Sequence[Check], command: str, versions: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the results of a verifier as JSON can hold them; `versions` are those of when it began."""
     return {
         "verifier": name,
         "command": command,
-        "versions": provenance(),
+        "versions": dict(versions or provenance()),
         "cases": sum(check.cases for check in checks),
         "mismatches": sum(check.mismatches for check in checks),
         "checks": [asdict(check) for check in checks],

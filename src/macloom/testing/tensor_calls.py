@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,10 @@ def check_out(fmt: TensorFormat) -> None:
         check_refuses(fmt, what, lambda o=out: fmt.quantize(x, out=o))
 
 
+def _without_graph(values: Any) -> Any:
+    return values.detach() if hasattr(values, "detach") else values
+
+
 def check_torch(fmt: TensorFormat) -> None:
     """torch tensors in give torch tensors out, with the bits that numpy gives."""
     import torch
@@ -46,7 +51,7 @@ def check_torch(fmt: TensorFormat) -> None:
         for what, got in {
             "quantize": fmt.quantize(t),
             "decode": fmt.encode(t).decode(),
-            "quantize with gradients on": fmt.quantize(t.clone().requires_grad_()),
+            "quantize with gradients on": _without_graph(fmt.quantize(t.clone().requires_grad_())),
             "out": fmt.quantize(t, out=torch.empty_like(t)),
             "quantize with calibrated scale": fmt.quantize(t, scale=fmt.calibrate(t)),
         }.items():
