@@ -139,9 +139,7 @@ def test_every_stored_pair_decodes_by_the_rules(name: str) -> None:
         packed = np.random.default_rng(0).permutation(packed)[:4000]
     for code in packed.tolist():
         slots = code >> bits, code & ((1 << bits) - 1)
-        want = model_values(name, *slots)
-        if None in (FORMATS[name][0][s] for s in slots if s != 1 << (bits - 1)):
-            continue  # codes that no encoder writes
+        want = np.nan_to_num(model_values(name, *slots))  # codes that no encoder writes mean 0
         np.testing.assert_array_equal((left[code], right[code]), want, err_msg=f"{code:#06x}")
 
 

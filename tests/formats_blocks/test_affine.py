@@ -166,7 +166,7 @@ def test_zero_points_do_not_change_what_the_register_holds() -> None:
     a = get_format("affine8").encode(x, scale=scale)
     half = get_format("affine8").encode(x - 127, scale=np.array([1.0, 127.0], np.float32))
     report = GemmReport()
-    assert gemm(a, a, "int16:wrap", report)[0, 0] == (255 * 255 * 300 + (1 << 15)) % (1 << 16) - (1 << 15)
+    assert gemm(a, a, "int17:wrap", report)[0, 0] == (255 * 255 * 300 + (1 << 16)) % (1 << 17) - (1 << 16)
     assert report.overflows == 1
     # The raw sum of the second product needs 25 bits, the corrected one 23.
     assert gemm(half, half, "int24:error")[0, 0] == 128 * 128 * 300
@@ -225,7 +225,7 @@ def test_dual_grained_gemm_is_one_integer_product_per_row() -> None:
         (lambda: get_format("dgq4").encode([1.0], scale=[[1.0, 1.0]]), "row scale, group scale and zero point"),
         (lambda: get_format("dgq4").encode([1.0], scale=[[1.0, 9.0, 0.0]]), "scales must be integers from 1 to 8"),
         (lambda: get_format("dgq4").encode([1.0], scale=[[0.1, 1.0, 0.0]]), "a row must have one scale, a float16"),
-        (lambda: DualGrained(name="x", top=9), "dgq.top: must be from 1 to 8"),
+        (lambda: DualGrained(name="x", top=17), "dgq.top: must be from 1 to 16, which 4 bits hold, not 17"),
         (lambda: DualGrained(name="x", granularity=Granularity(grain=Grain.ROW)), "must be 'group'"),
     ],
 )  # fmt: skip

@@ -6,9 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from macloom.errors import MacloomError
 from macloom.formats import BitStack, gemm, get_format
+from macloom.formats.elements.codebook import Mode
+from macloom.formats.tensors.bitstack import activation_scales
 
 
 def weights(*shape: int, seed: int = 0) -> np.ndarray:
@@ -114,3 +117,38 @@ def test_bad_input_is_refused() -> None:
     ]:
         with pytest.raises(MacloomError, match=message):
             call()
+
+
+def test_column_scales_are_the_released_prescaling() -> None:
+    """`scale_ln_fcs`: the weight's columns times s are decomposed, and the activations divided by s."""
+    rng = np.random.default_rng(5)
+    weight = rng.normal(size=(24, 32)).astype(np.float32)
+    activations = rng.normal(size=(4, 10, 32)) * np.exp(rng.normal(size=32))
+    s = activation_scales(activations)
+    np.testing.assert_allclose(s, torch.norm(torch.from_numpy(activations), dim=1).mean(dim=0).numpy() + 1e-3)
+    fmt = BitStack(name="b", planes=3, rank=4, mode=Mode.UPSTREAM)
+    scaled = fmt.quantize((weight * s).astype(np.float32)).astype(np.float64)
+    own = fmt.encode(weight, column_scales=s)
+    np.testing.assert_allclose(own.decode(), scaled / s, rtol=0.02, atol=5e-3)
+    # Signs come from the same residuals but where rounding decides.
+    other = fmt.encode((weight * s).astype(np.float32))
+    assert np.mean(own.elements != other.elements) < 0.01
+    assert own.bits == fmt.encode(weight).bits
+
+
+def test_column_scales_lower_the_error_of_the_layer() -> None:
+    rng = np.random.default_rng(6)
+    weight = rng.normal(size=(40, 48)).astype(np.float32)
+    x = rng.normal(size=(2, 64, 48)) * np.exp(1.5 * rng.normal(size=48))
+    fmt = BitStack(name="b", planes=2, rank=4)
+    plain, weighted = fmt.encode(weight).decode(), fmt.encode(weight, column_scales=activation_scales(x)).decode()
+    flat = x.reshape(-1, 48)
+    assert np.square(flat @ (weighted - weight).T).sum() < 0.8 * np.square(flat @ (plain - weight).T).sum()
+
+
+def test_wrong_column_scales_are_refused() -> None:
+    fmt, x = BitStack(name="b"), np.ones((4, 6), np.float32)
+    with pytest.raises(MacloomError, match=r"column_scales: must be 6 positive numbers, not shape \(3,\)"):
+        fmt.calibrate(x, column_scales=np.ones(3))
+    with pytest.raises(MacloomError, match=r"activations: must be \(samples, tokens, channels\), not shape \(6,\)"):
+        activation_scales(np.ones(6))

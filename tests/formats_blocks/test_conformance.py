@@ -28,6 +28,22 @@ LACKING: dict[str, set[str]] = {
     "dr8:read=2,group=16": set(),
     "vptq:centroids=16,residual=4": {"facts", "idempotent"},
     "bitstack:planes=2,rank=4": {"idempotent"},
+    # The library's overflow next to the end of float32, and the NaN scale that says so.
+    "mxfp4:mode=upstream": {"inputs", "exponents"},
+    "mxint8:mode=upstream,block=16": {"inputs", "exponents"},
+    "olaccel4:layout=overflow,token": set(),
+    "dgq4:group=16,zeros=none": set(),
+    "dgq4:group=16,search=grid": set(),
+    "dgq4:group=16,scale_bits=8,top=20": set(),
+    "bfp:bits=5": set(),
+    "kmeans:bits=2,per=row": set(),
+    "tf32:round=toward_zero": set(),
+    "float:exponent=3,mantissa=4,specials=ieee": set(),
+    "int:bits=16": set(),
+    "int:bits=5,range=full": set(),
+    "posit:bits=6,es=1": set(),
+    "flint:bits=6": set(),
+    "vptq:permute=on,vector=2,centroids=4": set(),
 }
 SLOW = ("llm_fp4:format=e3m0", "llm_fp4_act")
 FEW = ("quantize", "packing", "zeros", "operand", "nonfinite", "facts")
@@ -55,7 +71,7 @@ def test_operands_are_the_decoded_values(name: str) -> None:
     scales = np.repeat(operand.scales, operand.block, axis=-1)[:, : x.shape[1]].astype(np.float64)
     values = np.ldexp(operand.units.astype(np.float64), operand.unit_exponent) * scales * float(operand.outer)
     assert values == pytest.approx(encoded.decode().astype(np.float64), rel=2e-7)
-    assert np.abs(operand.units).max() <= fmt.max_unit
+    assert float(np.abs(operand.units).max()) <= fmt.max_unit
 
 
 def test_every_name_is_in_the_catalog_and_reads_back() -> None:

@@ -130,7 +130,7 @@ def test_down_conversion_keeps_the_leading_bits(p: int) -> None:
 
 def test_bad_input_is_refused() -> None:
     for call, message in [
-        (lambda: get_format("dfp16").encode([1.0], scale=0.75), "stores a power of two, not 0.75"),
+        (lambda: get_format("dfp16").encode([1.0], scale=0.75), "stores scales as e8m0, which does not hold 0.75"),
         (lambda: get_format("dfp16:spill=-1"), "dfp.spill: must not be negative, not -1"),
         (lambda: get_format("dfp16:top=up"), "unknown name 'up'"),
         (
