@@ -11,6 +11,7 @@ access. Nothing in this room knows a workload or counts a cycle: that is `macloo
 
 from macloom.arch.accelerator import Accelerator, VectorUnit
 from macloom.arch.array import AccumulatorKind, Array, Dataflow, ProcessingElement
+from macloom.arch.dram_presets import Memory, list_memories, load_memory
 from macloom.arch.energy import (
     Quantity,
     add_energy_j,
@@ -40,6 +41,7 @@ __all__ = [
     "Constant",
     "Dataflow",
     "Dram",
+    "Memory",
     "ProcessingElement",
     "Provenance",
     "Quantity",
@@ -53,8 +55,10 @@ __all__ = [
     "float_add_energy_j",
     "float_multiply_energy_j",
     "list_accelerators",
+    "list_memories",
     "list_technologies",
     "load_accelerator",
+    "load_memory",
     "load_technology",
     "multiply_energy_j",
     "shift_energy_j",

@@ -59,7 +59,7 @@ class Accelerator:
 
     @property
     def dram_bits_per_cycle(self) -> float:
-        """Bits that the DRAM channel moves in one clock cycle."""
+        """Bits that the DRAM channels move in one clock cycle at their peak."""
         return self.dram.bandwidth_bits_per_s / self.clock_hz
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +76,8 @@ class Accelerator:
                 "dataflow": self.array.dataflow.value,
                 "shadow_registers": self.array.shadow_registers,
                 "border_decoders": self.array.border_decoders,
+                "decoder_latency": self.array.decoder_latency,
+                "count": self.array.count,
                 "pe": {
                     "significand_bits": pe.significand_bits,
                     "exponent_bits": pe.exponent_bits,
@@ -85,11 +87,17 @@ class Accelerator:
                     "block_scaling": pe.block_scaling,
                 },
             },
-            "buffers": {n: _sram(getattr(self.buffers, n)) for n in ("operand_a", "operand_b", "output")},
+            "buffers": {name: _sram(sram) for name, sram in self.buffers.present.items()},
             "dram": {
                 "kind": self.dram.kind,
                 "bandwidth_bits_per_s": self.dram.bandwidth_bits_per_s,
                 "bandwidth_bits_per_cycle": self.dram_bits_per_cycle,
+                "streaming_bits_per_s": self.dram.streaming_bits_per_s,
+                **{
+                    name: value
+                    for name, value in vars(self.dram).items()
+                    if name not in _DRAM_BASICS and value is not None
+                },
             },
             "vector": {"lanes": self.vector.lanes, "bits": self.vector.bits},
             "technology": {
@@ -102,11 +110,16 @@ class Accelerator:
         }
 
 
+_DRAM_BASICS = ("kind", "bandwidth_bits_per_s")
+
+
 def _sram(sram: Sram) -> dict[str, Any]:
     return {
         "size_bits": sram.size_bits,
         "bandwidth_bits_per_cycle": sram.bandwidth_bits_per_cycle,
         "double_buffered": sram.double_buffered,
+        "banks": sram.banks,
+        "ports": sram.ports,
     }
 
 

@@ -72,7 +72,9 @@ class Array:
     `dataflow` is the default of the array. With `shadow_registers` the next stationary tile loads (or
     the finished outputs drain) while the present one computes, so that folds overlap. With
     `border_decoders` operands reach the array as codes and are decoded once per row and column;
-    without them only codes that already are operands can enter.
+    without them only codes that already are operands can enter; a code takes `decoder_latency` cycles
+    through a decoder, which takes a new one every cycle. A chip may have `count` such arrays, which share
+    buffers, DRAM channel and vector unit and take pieces of one product in turn.
 
     >>> Array(rows=64, cols=32, pe=ProcessingElement(significand_bits=8)).peak_macs_per_cycle
     2048
@@ -84,10 +86,19 @@ class Array:
     dataflow: Dataflow = Dataflow.OS
     shadow_registers: bool = False
     border_decoders: bool = False
+    decoder_latency: int = 0
+    count: int = 1
 
     def __post_init__(self) -> None:
-        require_positive_integer("arch.array.rows", self.rows)
-        require_positive_integer("arch.array.cols", self.cols)
+        for name in ("rows", "cols", "count"):
+            require_positive_integer(f"arch.array.{name}", getattr(self, name))
+        latency = self.decoder_latency
+        if not isinstance(latency, int) or isinstance(latency, bool) or latency < 0:
+            raise MacloomError(
+                f"arch.array.decoder_latency: must be zero or a positive integer of cycles, not {latency!r}"
+            )
+        if latency and not self.border_decoders:
+            raise MacloomError("arch.array.decoder_latency: must be 0 without border_decoders")
         if not isinstance(self.pe, ProcessingElement):
             raise MacloomError(f"arch.array.pe: must be a ProcessingElement, not {self.pe!r}")
         object.__setattr__(self, "dataflow", choose(Dataflow, "arch.array.dataflow", self.dataflow))
@@ -102,8 +113,8 @@ class Array:
 
     @property
     def pes(self) -> int:
-        """Processing elements in the array."""
-        return self.rows * self.cols
+        """Processing elements of all arrays together."""
+        return self.count * self.rows * self.cols
 
     @property
     def peak_macs_per_cycle(self) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from macloom.arch.technology import DRAM_PREFIX, Provenance, Technology, weakest
 from macloom.errors import MacloomError, require_positive_integer, unknown
@@ -21,6 +22,8 @@ _MULTIPLEXER_PER_FULL_ADDER = 4 / 9
 class Quantity:
     """A number and how it is known; `extrapolated` when it lies outside the range of the table.
 
+    `low` and `high` are what it would be with every constant at its lower or upper bound.
+
     >>> 2 * Quantity(value=1.5, kind=Provenance.PUBLISHED) + Quantity(value=1.0, kind=Provenance.ESTIMATED)
     Quantity(value=4.0, kind=<Provenance.ESTIMATED: 'estimated'>, extrapolated=False)
     """
@@ -28,9 +31,16 @@ class Quantity:
     value: float
     kind: Provenance
     extrapolated: bool = False
+    low: float = field(default=math.nan, repr=False)
+    high: float = field(default=math.nan, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            if math.isnan(getattr(self, name)):
+                object.__setattr__(self, name, self.value)
 
     def __mul__(self, factor: float) -> Quantity:
-        return replace(self, value=self.value * factor)
+        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
     __rmul__ = __mul__
 
@@ -39,7 +49,35 @@ class Quantity:
             value=self.value + other.value,
             kind=weakest(self.kind, other.kind),
             extrapolated=self.extrapolated or other.extrapolated,
+            low=self.low + other.low,
+            high=self.high + other.high,
         )
+
+
+Reader = Callable[[str], float]
+
+
+def _quantity(
+    technology: Technology, law: Callable[[Reader], float], kind: Provenance, extrapolated: bool = False
+) -> Quantity:
+    """Return what a law gives for a table's constants, for their lower and for their upper bounds."""
+
+    def read(bound: str) -> Reader:
+        def constant(name: str) -> float:
+            found = technology.constant(name)
+            limit = getattr(found, bound)
+            return found.value if limit is None else limit
+
+        return constant
+
+    return Quantity(
+        value=law(read("value")), kind=kind, extrapolated=extrapolated, low=law(read("low")), high=law(read("high"))
+    )
+
+
+def _published(technology: Technology, name: str) -> Quantity:
+    """Return a constant of the table as it is."""
+    return _quantity(technology, lambda constant: constant(name), technology.constant(name).kind)
 
 
 def multiply_energy_j(technology: Technology, significand_bits_a: int, significand_bits_b: int) -> Quantity:
@@ -52,14 +90,18 @@ def multiply_energy_j(technology: Technology, significand_bits_a: int, significa
     """
     require_positive_integer("significand_bits_a", significand_bits_a)
     require_positive_integer("significand_bits_b", significand_bits_b)
-    int8, int32 = technology.constant("int8_multiply"), technology.constant("int32_multiply")
-    cells = significand_bits_a * significand_bits_b
-    exponent = math.log(int32.value / int8.value, 32 * 32 / 64) if cells > 64 else 1.0
     if significand_bits_a == significand_bits_b == 8:
-        return Quantity(value=int8.value, kind=int8.kind)
+        return _published(technology, "int8_multiply")
     if significand_bits_a == significand_bits_b == 32:
-        return Quantity(value=int32.value, kind=int32.kind)
-    return Quantity(value=int8.value * (cells / 64) ** exponent, kind=Provenance.ESTIMATED)
+        return _published(technology, "int32_multiply")
+    cells = significand_bits_a * significand_bits_b
+
+    def law(constant: Reader) -> float:
+        int8, int32 = constant("int8_multiply"), constant("int32_multiply")
+        exponent = math.log(int32 / int8, 32 * 32 / 64) if cells > 64 else 1.0
+        return int8 * (cells / 64) ** exponent
+
+    return _quantity(technology, law, Provenance.ESTIMATED)
 
 
 def add_energy_j(technology: Technology, bits: int) -> Quantity:
@@ -69,17 +111,18 @@ def add_energy_j(technology: Technology, bits: int) -> Quantity:
     proportional to the width of the nearer one. Widths that the table lacks are estimates.
     """
     require_positive_integer("bits", bits)
-    int8, int32 = technology.constant("int8_add"), technology.constant("int32_add")
     if bits in (8, 32):
-        exact = int8 if bits == 8 else int32
-        return Quantity(value=exact.value, kind=exact.kind)
-    if bits < 8:
-        value = int8.value * bits / 8
-    elif bits > 32:
-        value = int32.value * bits / 32
-    else:
-        value = int8.value + (int32.value - int8.value) * (bits - 8) / 24
-    return Quantity(value=value, kind=Provenance.ESTIMATED)
+        return _published(technology, f"int{bits}_add")
+
+    def law(constant: Reader) -> float:
+        int8, int32 = constant("int8_add"), constant("int32_add")
+        if bits < 8:
+            return int8 * bits / 8
+        if bits > 32:
+            return int32 * bits / 32
+        return int8 + (int32 - int8) * (bits - 8) / 24
+
+    return _quantity(technology, law, Provenance.ESTIMATED)
 
 
 def float_multiply_energy_j(technology: Technology, bits: int) -> Quantity:
@@ -98,12 +141,14 @@ def float_add_energy_j(technology: Technology, bits: int) -> Quantity:
 
 def _float_energy(technology: Technology, operation: str, bits: int) -> Quantity:
     require_positive_integer("bits", bits)
-    fp16, fp32 = technology.constant(f"fp16_{operation}"), technology.constant(f"fp32_{operation}")
     if bits in (16, 32):
-        exact = fp16 if bits == 16 else fp32
-        return Quantity(value=exact.value, kind=exact.kind)
-    value = fp16.value * (bits / 16) ** math.log2(fp32.value / fp16.value)
-    return Quantity(value=value, kind=Provenance.ESTIMATED, extrapolated=not 16 <= bits <= 32)
+        return _published(technology, f"fp{bits}_{operation}")
+
+    def law(constant: Reader) -> float:
+        fp16, fp32 = constant(f"fp16_{operation}"), constant(f"fp32_{operation}")
+        return fp16 * (bits / 16) ** math.log2(fp32 / fp16)
+
+    return _quantity(technology, law, Provenance.ESTIMATED, extrapolated=not 16 <= bits <= 32)
 
 
 def shift_energy_j(technology: Technology, bits: int, positions: int) -> Quantity:
@@ -115,8 +160,10 @@ def shift_energy_j(technology: Technology, bits: int, positions: int) -> Quantit
     require_positive_integer("bits", bits)
     require_positive_integer("positions", positions)
     stages = (positions - 1).bit_length()
-    return Quantity(
-        value=add_energy_j(technology, bits).value * stages * _MULTIPLEXER_PER_FULL_ADDER, kind=Provenance.ESTIMATED
+    return replace(
+        add_energy_j(technology, bits) * (stages * _MULTIPLEXER_PER_FULL_ADDER),
+        kind=Provenance.ESTIMATED,
+        extrapolated=False,
     )
 
 
@@ -147,7 +194,7 @@ def decoder_energy_j(technology: Technology, decoder_bits: int, decoder_elements
         + shift_energy_j(technology, 8, 16)
         + add_energy_j(technology, 32)
     )
-    return Quantity(value=pe.value * area / technology.constant("pe_4_bit_area").value, kind=Provenance.ESTIMATED)
+    return replace(pe * (area / technology.constant("pe_4_bit_area").value), kind=Provenance.ESTIMATED)
 
 
 def sram_energy_j_per_bit(technology: Technology, size_bits: int) -> Quantity:
@@ -160,18 +207,19 @@ def sram_energy_j_per_bit(technology: Technology, size_bits: int) -> Quantity:
     require_positive_integer("size_bits", size_bits)
     known = technology.sram_sizes_bits
     if size_bits in known:
-        constant = technology.constant(known[size_bits])
-        return Quantity(value=constant.value / 64, kind=constant.kind)
+        return _published(technology, known[size_bits]) * (1 / 64)
     pairs = list(itertools.pairwise(known))
     low, high = next((p for p in pairs if size_bits < p[1]), pairs[-1])
-    first, second = technology.constant(known[low]), technology.constant(known[high])
-    slope = math.log(second.value / first.value) / math.log(high / low)
     outside = not low < size_bits < high
-    return Quantity(
-        value=first.value * (size_bits / low) ** slope / 64,
-        kind=Provenance.ESTIMATED if outside else weakest(Provenance.SCALED, first.kind, second.kind),
-        extrapolated=outside,
-    )
+
+    def law(constant: Reader) -> float:
+        first, second = constant(known[low]), constant(known[high])
+        slope = math.log(second / first) / math.log(high / low)
+        return first * (size_bits / low) ** slope / 64
+
+    kinds = (technology.constant(known[size]).kind for size in (low, high))
+    kind = Provenance.ESTIMATED if outside else weakest(Provenance.SCALED, *kinds)
+    return _quantity(technology, law, kind, outside)
 
 
 def dram_energy_j_per_bit(technology: Technology, kind: str) -> Quantity:
@@ -179,5 +227,4 @@ def dram_energy_j_per_bit(technology: Technology, kind: str) -> Quantity:
     name = f"{DRAM_PREFIX}{kind}"
     if name not in technology.constants:
         raise unknown("dram kind", kind, technology.dram_kinds, f"technology {technology.name}")
-    constant = technology.constant(name)
-    return Quantity(value=constant.value, kind=constant.kind)
+    return _published(technology, name)

@@ -12,6 +12,7 @@ from macloom.arch._check import choose
 from macloom.arch._table import Table, read_toml
 from macloom.arch.accelerator import Accelerator, VectorUnit
 from macloom.arch.array import AccumulatorKind, Array, Dataflow, ProcessingElement
+from macloom.arch.dram_presets import NUMBERS, load_memory
 from macloom.arch.memory import Buffers, Dram, Sram
 from macloom.arch.technology import Constant, Technology, unit_of
 from macloom.errors import MacloomError, unknown
@@ -79,29 +80,42 @@ def accelerator_to_toml(accelerator: Accelerator) -> str:
         _assign("clock", format_quantity(accelerator.clock_hz, "Hz", None)),
         *([_assign("technology", t.name)] if named else []),
         "\n[array]",
-        *(_assign(n, getattr(a, n)) for n in ("rows", "cols", "dataflow", "shadow_registers", "border_decoders")),
+        *(_assign(n, getattr(a, n)) for n in a.__dataclass_fields__ if n != "pe"),
         "\n[array.pe]",
         *(_assign(n, getattr(pe, n)) for n in pe.__dataclass_fields__),
     ]
-    for name in ("operand_a", "operand_b", "output"):
-        sram: Sram = getattr(accelerator.buffers, name)
+    for name, sram in accelerator.buffers.present.items():
         size = (sram.size_bits // 8, "B") if sram.size_bits % 8 == 0 else (sram.size_bits, "bit")
         lines += [
             f"\n[buffers.{name}]",
             _assign("size", format_quantity(*size, None)),
             _assign("bandwidth", f"{sram.bandwidth_bits_per_cycle} bit/cycle"),
-            _assign("double_buffered", sram.double_buffered),
+            *(_assign(n, getattr(sram, n)) for n in ("double_buffered", "banks", "ports")),
         ]
     lines += [
         "\n[dram]",
         _assign("kind", accelerator.dram.kind),
-        _assign("bandwidth", format_quantity(accelerator.dram.bandwidth_bits_per_s / 8, "B/s", None)),
+        *_dram_lines(accelerator.dram),
         "\n[vector]",
         _assign("lanes", accelerator.vector.lanes),
         _assign("bits", accelerator.vector.bits),
         *([] if named else _technology_lines(t)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _dram_lines(dram: Dram) -> list[str]:
+    """Return the lines of a DRAM; the bandwidth is that of all channels, as `[dram]` without a preset has it."""
+    lines = []
+    for key, (field, unit) in NUMBERS.items():
+        value = getattr(dram, field)
+        if value is None or (unit == "s" and not value):
+            continue
+        if unit == "bit/s":
+            lines.append(_assign(key, format_quantity(value / 8, "B/s", None)))
+        else:
+            lines.append(_assign(key, value if unit is None else format_quantity(value, unit, None)))
+    return lines
 
 
 def _find(kind: str, name_or_path: str | Path, folder: Path, known: list[str], hint: str) -> Path:
@@ -129,7 +143,6 @@ def _in_file(path: Path, read: Callable[[], R]) -> R:
 def _accelerator(content: Mapping[str, Any], folder: Path) -> Accelerator:
     keys = ("name", "description", "clock", "technology", "array", "buffers", "dram", "vector")
     top = Table("arch", content, keys)
-    dram = top.table("dram", ("kind", "bandwidth"))
     vector = top.table("vector", ("lanes", "bits"))
     return Accelerator(
         name=top.name("name"),
@@ -137,7 +150,7 @@ def _accelerator(content: Mapping[str, Any], folder: Path) -> Accelerator:
         clock_hz=top.quantity("clock", "Hz"),
         array=_array(top.table("array", tuple(Array.__dataclass_fields__))),
         buffers=_buffers(top.table("buffers", tuple(Buffers.__dataclass_fields__))),
-        dram=Dram(kind=dram.name("kind"), bandwidth_bits_per_s=dram.quantity("bandwidth", "bit/s")),
+        dram=_dram(top.table("dram", ("kind", "preset", *NUMBERS))),
         vector=VectorUnit(lanes=vector.integer("lanes"), bits=vector.integer("bits", 16)),
         technology=_technology_of(top, folder),
     )
@@ -151,6 +164,8 @@ def _array(table: Table) -> Array:
         dataflow=choose(Dataflow, "arch.array.dataflow", table.name("dataflow", "os")),
         shadow_registers=table.boolean("shadow_registers", False),
         border_decoders=table.boolean("border_decoders", False),
+        decoder_latency=table.integer("decoder_latency", 0, least=0),
+        count=table.integer("count", 1),
         pe=ProcessingElement(
             significand_bits=pe.integer("significand_bits"),
             exponent_bits=pe.integer("exponent_bits", 0, least=0),
@@ -165,13 +180,33 @@ def _array(table: Table) -> Array:
 def _buffers(table: Table) -> Buffers:
     srams: dict[str, Sram] = {}
     for name in Buffers.__dataclass_fields__:
-        sram = table.table(name, ("size", "bandwidth", "double_buffered"))
+        if name == "shared" and name not in table:
+            continue
+        sram = table.table(name, ("size", "bandwidth", "double_buffered", "banks", "ports"))
         srams[name] = Sram(
             size_bits=sram.whole_quantity("size", "bit"),
             bandwidth_bits_per_cycle=sram.whole_quantity("bandwidth", "bit/cycle"),
             double_buffered=sram.boolean("double_buffered", True),
+            banks=sram.integer("banks", 1),
+            ports=sram.integer("ports", 1),
         )
     return Buffers(**srams)
+
+
+def _dram(table: Table) -> Dram:
+    """Return the DRAM that `preset` names, with some other number of channels, or that the table describes."""
+    if "preset" in table:
+        stray = [key for key in table.content if key not in ("preset", "channels")]
+        if stray:
+            raise MacloomError(f"{table.path}.{stray[0]}: must not be given beside preset; leave one of them out")
+        channels = table.integer("channels") if "channels" in table else None
+        return load_memory(table.name("preset"), channels).dram
+    fields: dict[str, Any] = {}
+    for key, (field, unit) in NUMBERS.items():
+        if key in table or key == "bandwidth":
+            wanted = {"bit": table.whole_quantity, None: lambda k, _: table.integer(k)}.get(unit, table.quantity)
+            fields[field] = wanted(key, unit or "")
+    return Dram(kind=table.name("kind"), **fields)
 
 
 def _technology_of(top: Table, folder: Path) -> Technology:

@@ -34,9 +34,10 @@ NOTHING = Quantity(value=0.0, kind=Provenance.MEASURED)
 class Energy:
     """Dynamic energy by component, in joules.
 
-    `kinds` says for each component how its weakest constant is known, and `extrapolated` names the
-    components with a constant outside the range of its table. The technology tables hold no leakage,
-    so none is counted.
+    `low_j` and `high_j` are the totals with every constant of the technology at its lower or upper bound;
+    `low` and `high` give them by component, where they differ from the nominal value. `kinds` says for each
+    component how its weakest constant is known, and `extrapolated` names the components with a constant
+    outside the range of its table. The technology tables hold no leakage, so none is counted.
     """
 
     mac_j: float = 0.0
@@ -46,6 +47,8 @@ class Energy:
     vector_j: float = 0.0
     kinds: Mapping[str, Provenance] = field(default_factory=dict)
     extrapolated: frozenset[str] = frozenset()
+    low: Mapping[str, float] = field(default_factory=dict)
+    high: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -56,6 +59,14 @@ class Energy:
     def total_j(self) -> float:
         return sum(self.parts.values())
 
+    @property
+    def low_j(self) -> float:
+        return sum(({**self.parts, **self.low}).values())
+
+    @property
+    def high_j(self) -> float:
+        return sum(({**self.parts, **self.high}).values())
+
     def __add__(self, other: Energy) -> Energy:
         kinds = {
             name: weakest(*(e.kinds[name] for e in (self, other) if name in e.kinds))
@@ -63,11 +74,18 @@ class Energy:
             if name in self.kinds or name in other.kinds
         }
         sums = {name: value + other.parts[name] for name, value in self.parts.items()}
-        return Energy(**sums, kinds=kinds, extrapolated=self.extrapolated | other.extrapolated)
+        return Energy(
+            **sums,
+            kinds=kinds,
+            extrapolated=self.extrapolated | other.extrapolated,
+            low=_bounds_together("low", self, other),
+            high=_bounds_together("high", self, other),
+        )
 
     def __mul__(self, times: float) -> Energy:
         scaled = {name: value * times for name, value in self.parts.items()}
-        return Energy(**scaled, kinds=self.kinds, extrapolated=self.extrapolated)
+        low, high = ({name: value * times for name, value in bound.items()} for bound in (self.low, self.high))
+        return Energy(**scaled, kinds=self.kinds, extrapolated=self.extrapolated, low=low, high=high)
 
     __rmul__ = __mul__
 
@@ -76,12 +94,20 @@ class Energy:
         return {
             **self.parts,
             "total_j": self.total_j,
+            "low_j": self.low_j,
+            "high_j": self.high_j,
             "kinds": {name: kind.value for name, kind in self.kinds.items()},
             "extrapolated": sorted(self.extrapolated),
         }
 
 
 COMPONENTS = tuple(f.name for f in fields(Energy) if f.name.endswith("_j"))
+
+
+def _bounds_together(bound: str, *energies: Energy) -> dict[str, float]:
+    """Return the sums of a bound by component, for those that differ from the component in any of them."""
+    names = dict.fromkeys(name for e in energies for name in getattr(e, bound))
+    return {name: sum(getattr(e, bound).get(name, e.parts[name]) for e in energies) for name in names}
 
 
 def energy_of(**components: Quantity) -> Energy:
@@ -95,6 +121,8 @@ def energy_of(**components: Quantity) -> Energy:
         **{name: q.value for name, q in present.items()},
         kinds={name: q.kind for name, q in present.items()},
         extrapolated=frozenset(name for name, q in present.items() if q.extrapolated),
+        low={name: q.low for name, q in present.items() if q.low != q.value},
+        high={name: q.high for name, q in present.items() if q.high != q.value},
     )
 
 

@@ -109,6 +109,11 @@ def _reason_of(a: TensorFormat, b: TensorFormat, array: Array) -> tuple[str, Ten
     return ("A", a, reason) if reason else None
 
 
+def fits(a: TensorFormat, b: TensorFormat, array: Array) -> bool:
+    """Return whether `array` multiplies operands in formats `a` and `b`."""
+    return _reason_of(a, b, array) is None
+
+
 def fit_product(name: str, a: TensorFormat, b: TensorFormat, accelerator_name: str, array: Array) -> ProductFit:
     """Return how the product `name` of operands in formats `a` and `b` enters the array.
 
@@ -122,8 +127,8 @@ def fit_product(name: str, a: TensorFormat, b: TensorFormat, accelerator_name: s
             f"accelerator {accelerator_name!r}: must be able to multiply {fmt.name!r}, operand {side} of {name!r}: "
             f"{reason}; {_advice(a, b)}"
         )
-    fits = [fit for fit in (fit_operand(f, array) for f in (a, b)) if isinstance(fit, OperandFit)]
-    return ProductFit(a=fits[0], b=fits[1])
+    found = [fit for fit in (fit_operand(f, array) for f in (a, b)) if isinstance(fit, OperandFit)]
+    return ProductFit(a=found[0], b=found[1])
 
 
 def _advice(a: TensorFormat, b: TensorFormat) -> str:

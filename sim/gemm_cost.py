@@ -2,127 +2,133 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from macloom.arch import Accelerator
+from macloom.arch import Accelerator, Dataflow, Quantity, sram_energy_j_per_bit
 from macloom.sim import energy as joules
+from macloom.sim.account import (
+    LANE_OPERATIONS_PER_MAC,
+    Busy,
+    SidePath,
+    TileAccount,
+    account_of,
+    busy_cycles,
+)
+from macloom.sim.event import CAUSES, TileCosts, WalkTime, every_tile, representatives, tail_split, walk_time
+from macloom.sim.fidelity import Fidelity
 from macloom.sim.mapping import GemmMapping
-from macloom.sim.memory import TileCosts, WalkTime, representatives, transfer_cycles, walk_time
+from macloom.sim.memory import Channel, channel_of
+from macloom.sim.resident import NOT_RESIDENT, Resident
 from macloom.sim.result import OpResult, bound_by
-from macloom.sim.systolic import ceil_div, fold_timing, folds
-from macloom.sim.tiling import TileWork, port_cycles, tile_work, traffic, whole_bits
-from macloom.sim.vector import Operations, epilogue_operations, is_scaled, segment_operations
-from macloom.sim.walk import loop_steps, visited_tiles
-
-LANE_OPERATIONS_PER_MAC = 2  # a multiply and an add
+from macloom.sim.systolic import fold_timing, folds
+from macloom.sim.tiling import TileProblem, TileWork, Tiling, traffic
+from macloom.sim.vector import Operations
+from macloom.sim.walk import loop_steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Account:
-    """What tiles take of each unit: bits through the ports and the DRAM channel, array and vector work."""
-
-    work: TileWork
-    a_bits: np.ndarray
-    b_bits: np.ndarray
-    out_bits: np.ndarray
-    load_bits: np.ndarray
-    store_bits: np.ndarray
-    multiplies: np.ndarray
-    adds: np.ndarray
-
-
-def _scaled_operands(mapping: GemmMapping, *, blocked: bool) -> int:
-    """Count the operands whose scales the vector unit applies: per segment, or once at the end."""
-    if blocked:
-        return sum(f.block is not None and f.block < mapping.problem.k for f in (mapping.a, mapping.b))
-    in_time = mapping.problem.segment is not None or mapping.block_scales > 0
-    blocks = _scaled_operands(mapping, blocked=True) if in_time else 0
-    return sum(is_scaled(f) for f in (mapping.a, mapping.b)) - blocks
-
-
-def _account(mapping: GemmMapping, indices: np.ndarray) -> _Account:
-    p = mapping.problem
-    tiles = visited_tiles(p, mapping.tiling, indices)
-    work = tile_work(p, tiles.m, tiles.n, tiles.k, continues=~tiles.first_k, finishes=tiles.finishes)
-    outputs = tiles.m * tiles.n
-    a_load = whole_bits(tiles.m * tiles.k * p.a_density) * tiles.loads_a
-    b_load = whole_bits(tiles.n * tiles.k * p.b_density) * tiles.loads_b
-    sums = outputs * p.sum_bits
-    finished = whole_bits(outputs * p.out_density) * tiles.finishes
-    multiplies = adds = np.zeros_like(outputs)
-    if p.segment is not None:
-        count = ceil_div(tiles.k, p.segment)
-        segments = segment_operations(_scaled_operands(mapping, blocked=True))
-        multiplies = outputs * count * segments.multiplies
-        adds = outputs * (count - tiles.first_k) * segments.adds
-    epilogue = epilogue_operations(_scaled_operands(mapping, blocked=False), mapping.out)
-    return _Account(
-        work=work,
-        a_bits=whole_bits(work.a_elements * p.a_density) + a_load,
-        b_bits=whole_bits(work.b_elements * p.b_density) + b_load,
-        # Beside the sums in progress: sums that have to wait in DRAM, and codes, in and out.
-        out_bits=work.sums * p.sum_bits + sums * (tiles.spills + tiles.reloads) + 2 * finished,
-        load_bits=a_load + b_load + sums * tiles.reloads,
-        store_bits=finished + sums * tiles.spills,
-        multiplies=multiplies + epilogue.multiplies * outputs * tiles.finishes,
-        adds=adds + epilogue.adds * outputs * tiles.finishes,
+def _costs(account: TileAccount, busy: Busy, channel: Channel) -> TileCosts:
+    loads = dict(zip(account.loads, channel.pieces(list(account.loads.values())), strict=True))
+    stores = dict(zip(account.stores, channel.pieces(list(account.stores.values())), strict=True))
+    return TileCosts(
+        load=np.add.reduce(list(loads.values())),
+        array=busy.array,
+        vector=busy.vector,
+        store=np.add.reduce(list(stores.values())),
+        loads=loads,
+        stores=stores,
     )
 
 
-def gemm_result(mapping: GemmMapping, accelerator: Accelerator) -> OpResult:
+def gemm_result(
+    mapping: GemmMapping,
+    accelerator: Accelerator,
+    *,
+    fidelity: Fidelity = Fidelity.EVENT,
+    side: SidePath | None = None,
+    resident: Resident = NOT_RESIDENT,
+) -> OpResult:
     """Return what a product costs: every tile in its place of the walk, then all batches and repeats.
 
     Sums leave through the vector unit, which scales and encodes finished ones, and with segments scales
     and adds partial ones; its work counts one tile later. The ports of the buffers bound the array's rate.
-    """
-    p, buffers, lanes = mapping.problem, accelerator.buffers, accelerator.vector.lanes
-    rate = accelerator.dram_bits_per_cycle
 
-    def busy(account: _Account) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cycles of the unit that multiplies, the same with the ports, and of the vector unit beside it."""
-        own = account.work.cycles
-        vector = ceil_div(account.multiplies + account.adds, lanes)
-        if not mapping.on_array:  # the lanes multiply first and finish the results afterwards
-            own, vector = account.work.steady * LANE_OPERATIONS_PER_MAC + vector, np.zeros_like(vector)
-        return own, np.maximum(own, port_cycles(p, account.a_bits, account.b_bits, account.out_bits)), vector
+    Args:
+        fidelity: `analytic` bounds, `event` walks, `cycle` steps; see `macloom.sim.simulate`.
+        side: what a path beside the array takes of each tile, such as one for outliers.
+        resident: tensors that need no DRAM, because they are on chip.
+    """
+    p, buffers = mapping.problem, accelerator.buffers
+    channel = channel_of(accelerator)
+    trips = list(loop_steps(p, mapping.tiling).values())
+    every = side is not None
 
     def costs_at(indices: np.ndarray) -> TileCosts:
-        account = _account(mapping, indices)
-        _, with_ports, vector = busy(account)
-        return TileCosts(
-            load=transfer_cycles(account.load_bits, rate),
-            array=with_ports,
-            vector=vector,
-            store=transfer_cycles(account.store_bits, rate),
-        )
+        account = account_of(mapping, resident, indices)
+        return _costs(account, busy_cycles(mapping, accelerator, account, side), channel)
 
-    trips = list(loop_steps(p, mapping.tiling).values())
-    walk = walk_time(
-        trips,
-        costs_at,
-        count=mapping.batch,
-        overlap_loads=buffers.operand_a.double_buffered and buffers.operand_b.double_buffered,
-        overlap_stores=buffers.output.double_buffered,
-    )
-    indices, weights = representatives(trips)
-    account = _account(mapping, indices)
-    own, with_ports, _ = busy(account)
+    indices, weights = every_tile(trips) if every else representatives(trips)
+    account = account_of(mapping, resident, indices)
+    busy = busy_cycles(mapping, accelerator, account, side)
 
     def total(values: np.ndarray) -> int:
         return mapping.batch * int((weights * values).sum())
 
+    overlap = {
+        "overlap_loads": buffers.operand_a.double_buffered and buffers.operand_b.double_buffered,
+        "overlap_stores": buffers.output.double_buffered,
+    }
+    if fidelity is Fidelity.ANALYTIC:
+        walk = _bound(account, busy, channel, total)
+    elif fidelity is Fidelity.CYCLE:
+        from macloom.sim.cycle.walk import stepped_walk
+
+        walk = stepped_walk(mapping, accelerator, account_of(mapping, resident, every_tile(trips)[0]), side, **overlap)
+    else:
+        walk = walk_time(trips, costs_at, count=mapping.batch, every=every, **overlap)
+    moved = {name: total(bits) for name, bits in {**account.loads, **account.stores}.items()}
     return _gemm_row(
         mapping,
         accelerator,
         walk,
-        own_cycles=total(own),
-        port_stall=total(with_ports - own),
+        own_cycles=total(busy.own),
+        port_stall=total(busy.with_ports - busy.own),
+        side_stall=total(busy.array - busy.with_ports),
         work=TileWork(**{name: total(values) for name, values in vars(account.work).items()}),
-        buffer_bits=(total(account.a_bits), total(account.b_bits), total(account.out_bits)),
+        buffer_bits=(
+            total(account.array_bits[0] + account.transfer_bits[0]),
+            total(account.array_bits[1] + account.transfer_bits[1]),
+            total(account.array_bits[2] + account.transfer_bits[2]),
+        ),
+        shared_bits=total(account.shared_bits),
         operations=Operations(multiplies=total(account.multiplies), adds=total(account.adds)),
+        rows=sum(total(channel.row_misses(bits)) for bits in (*account.loads.values(), *account.stores.values())),
+        bursts=sum(total(channel.bursts(bits)) for bits in (*account.loads.values(), *account.stores.values())),
+        spilled=moved["spill"] + moved["sums"],
+        resident=resident,
+    )
+
+
+def _bound(account: TileAccount, busy: Busy, channel: Channel, total: Callable[[np.ndarray], int]) -> WalkTime:
+    """Return the time that the busiest unit takes, as if all of them overlapped from the first cycle to the last."""
+    bits = {name: total(values) for name, values in {**account.stores, **account.loads}.items()}
+    rate = channel.dram.streaming_bits_per_s / channel.clock_hz
+    edges = np.ceil(np.cumsum([0, *(bits[cause] for cause in CAUSES)]) / rate).astype(np.int64)
+    chain = list(zip(CAUSES, np.diff(edges), strict=True))
+    array, vector, dram = total(busy.array), total(busy.vector), int(edges[-1])
+    cycles = max(array, vector, dram)
+    memory = cycles - array if dram >= vector else 0
+    return WalkTime(
+        cycles=cycles,
+        array=array,
+        memory_stall=memory,
+        vector_wait=cycles - array - memory,
+        dram=dram,
+        vector=vector,
+        first_load=0,
+        stalls={cause: int(n) for cause, n in tail_split(np.array(memory), chain).items()},
     )
 
 
@@ -133,15 +139,23 @@ def _gemm_row(
     *,
     own_cycles: int,
     port_stall: int,
+    side_stall: int,
     work: TileWork,
     buffer_bits: tuple[int, int, int],
+    shared_bits: int,
     operations: Operations,
+    rows: int,
+    bursts: int,
+    spilled: int,
+    resident: Resident,
 ) -> OpResult:
     op, p, t, fit = mapping.op, mapping.problem, mapping.tiling, mapping.fit
     macs = op.macs // op.repeat
     moved = traffic(p, t.m, t.n, t.k, t.order)
-    read_bits = mapping.batch * int(moved.a_bits + moved.b_bits + moved.spill_read_bits)
-    write_bits = mapping.batch * int(moved.out_bits + moved.spill_write_bits)
+    a_bits, out_bits = 0 if resident.a else moved.a_bits, 0 if resident.out else moved.out_bits
+    read_bits = mapping.batch * int(a_bits + moved.b_bits + moved.spill_read_bits)
+    write_bits = mapping.batch * int(out_bits + moved.spill_write_bits)
+    kept = mapping.batch * (p.a_bits * resident.a + p.out_bits * resident.out)
     technology, pe = accelerator.technology, accelerator.array.pe
     decoder = vector = joules.NOTHING
     if fit:
@@ -158,14 +172,37 @@ def _gemm_row(
     energy = joules.energy_of(
         mac_j=mac,
         decoder_j=decoder,
-        sram_j=joules.buffer_energy(accelerator, *buffer_bits),
+        sram_j=joules.buffer_energy(accelerator, *buffer_bits) + shared_energy(accelerator, shared_bits),
         dram_j=joules.dram_energy(accelerator, read_bits + write_bits),
         vector_j=vector + joules.vector_energy(accelerator, operations),
     )
-    fill, steady, drain, trailing = _phases(mapping, work) if fit else (0, 0, 0, 0)
+    fill, steady, drain, trailing = phases(p, t, work, mapping.decoder_latency) if fit else (0, 0, 0, 0)
     on_lanes = 0 if fit else own_cycles
     compute = fill + steady + drain
     vector_busy = walk.vector + on_lanes
+    repeated = {
+        "cycles": walk.cycles + trailing,
+        "compute_cycles": compute,
+        "fill_cycles": fill,
+        "steady_cycles": steady,
+        "drain_cycles": drain,
+        "stall_cycles": walk.memory_stall + port_stall + side_stall,
+        **{f"{_COLUMNS.get(cause, cause)}_stall_cycles": walk.stalls[cause] for cause in CAUSES},
+        "port_stall_cycles": port_stall,
+        "side_stall_cycles": side_stall,
+        "vector_cycles": walk.vector_wait + on_lanes,
+        "vector_busy_cycles": vector_busy,
+        "vector_operations": operations.total + (0 if fit else LANE_OPERATIONS_PER_MAC * macs),
+        "dram_busy_cycles": walk.dram,
+        "dram_read_bits": read_bits,
+        "dram_write_bits": write_bits,
+        "dram_bursts": bursts,
+        "dram_row_misses": rows,
+        "spill_bits": spilled,
+        "resident_bits": kept,
+        "compulsory_dram_bits": mapping.batch * (p.a_bits + p.b_bits + p.out_bits) - kept,
+        "sram_bits": sum(buffer_bits) + shared_bits,
+    }
     return OpResult(
         name=op.name,
         kind="gemm",
@@ -173,38 +210,42 @@ def _gemm_row(
         repeat=op.repeat,
         macs=op.macs,
         pes_per_mac=mapping.pes_per_mac,
-        cycles=op.repeat * (walk.cycles + trailing),
-        compute_cycles=op.repeat * compute,
-        fill_cycles=op.repeat * fill,
-        steady_cycles=op.repeat * steady,
-        drain_cycles=op.repeat * drain,
-        stall_cycles=op.repeat * (walk.memory_stall + port_stall),
-        port_stall_cycles=op.repeat * port_stall,
-        vector_cycles=op.repeat * (walk.vector_wait + on_lanes),
-        vector_busy_cycles=op.repeat * vector_busy,
-        vector_operations=op.repeat * (operations.total + (0 if fit else LANE_OPERATIONS_PER_MAC * macs)),
-        dram_busy_cycles=op.repeat * walk.dram,
+        **{name: op.repeat * value for name, value in repeated.items()},
         first_load_cycles=walk.first_load,
-        dram_read_bits=op.repeat * read_bits,
-        dram_write_bits=op.repeat * write_bits,
-        compulsory_dram_bits=op.repeat * mapping.batch * (p.a_bits + p.b_bits + p.out_bits),
-        sram_bits=op.repeat * sum(buffer_bits),
+        first_b_cycles=walk.first_b,
+        idle_tail_cycles=walk.idle_tail,
         energy=op.repeat * energy,
-        bound=bound_by(compute + port_stall if fit else 0, walk.dram, vector_busy),
+        bound=bound_by(compute + port_stall + side_stall if fit else 0, walk.dram, vector_busy),
         formats={"a": mapping.a.name, "b": mapping.b.name, "out": mapping.out.name},
         mapping=_mapping_columns(mapping),
     )
 
 
-def _phases(mapping: GemmMapping, work: TileWork) -> tuple[int, int, int, int]:
-    """Return fill, steady and drain cycles of all batches, and the part of them after the last interval."""
-    p = mapping.problem
-    tile = mapping.tiling
-    length = p.k if p.segment is None else p.k % p.segment or p.segment
-    m, n, k = ((size - 1) % step + 1 for size, step in ((p.m, tile.m), (p.n, tile.n), (length, tile.k)))
+def shared_energy(accelerator: Accelerator, bits: float) -> Quantity:
+    """Return the energy of bits read from or written to the memory that holds tensors between operations."""
+    shared = accelerator.buffers.shared
+    if shared is None or not bits:
+        return joules.NOTHING
+    return bits * sram_energy_j_per_bit(accelerator.technology, shared.size_bits)
+
+
+_COLUMNS = {"sums": "sum"}
+
+
+def phases(problem: TileProblem, tiling: Tiling, work: TileWork, latency: int = 0) -> tuple[int, int, int, int]:
+    """Return fill, steady and drain cycles of `work`, and the part of them beyond the intervals between folds.
+
+    That part is the edge of the walk: the skew, the last drain and the latency of decoders. With shadow registers an
+    output-stationary array starts R - T cycles early with a first stream of T < R; the others end late.
+    """
+    p, tile = problem, tiling
+    if p.dataflow is Dataflow.OS:
+        m, n, k = tile.m, tile.n, min(tile.k, p.segment or p.k)
+    else:
+        m, n, k = ((size - 1) % step + 1 for size, step in ((p.m, tile.m), (p.n, tile.n), (p.k, tile.k)))
     cut = folds(p.dataflow, m, n, k, p.rows, p.cols)
     fold = fold_timing(p.dataflow, cut.stream, p.rows, p.cols, shadow_registers=p.shadow_registers)
-    trailing = fold.alone - fold.interval
+    trailing = fold.alone - fold.interval + latency
     drain = fold.drain * (1 if p.shadow_registers else work.folds)
     return work.cycles + trailing - work.steady - drain, work.steady, drain, trailing
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from macloom.arch import Accelerator, Dataflow
 from macloom.formats import TensorFormat
 from macloom.sim.fit import ProductFit, UnsupportedFormat, fit_product
-from macloom.sim.tiling import Objective, TileProblem, Tiling, best_tiling
+from macloom.sim.tile_search import Objective, best_tiling, check_tiling
+from macloom.sim.tiling import TileProblem, Tiling
 from macloom.workloads.ops import Gemm, Role
 
 
@@ -39,6 +40,7 @@ class GemmMapping:
     problem: TileProblem
     tiling: Tiling
     block_scales: int
+    latency: int = 0
 
     @property
     def on_array(self) -> bool:
@@ -47,6 +49,12 @@ class GemmMapping:
     @property
     def pes_per_mac(self) -> int:
         return self.fit.pes_per_mac if self.fit else 1
+
+    @property
+    def decoder_latency(self) -> int:
+        """Cycles that codes take through the decoders on their way to the array; 0 where nothing is decoded."""
+        decoded = self.fit is not None and (self.fit.a.decoded or self.fit.b.decoded)
+        return self.latency if decoded else 0
 
 
 def effective_size(fit: ProductFit, dataflow: Dataflow, rows: int, cols: int) -> tuple[int, int]:
@@ -84,8 +92,9 @@ def map_gemm(
     objective: Objective = Objective.TRAFFIC,
     *,
     on_vector_unit: bool = False,
+    tiling: Tiling | None = None,
 ) -> GemmMapping:
-    """Return the mapping of `op`, with tiles chosen by `best_tiling`.
+    """Return the mapping of `op`, with the tiles of `tiling` or those that `best_tiling` chooses.
 
     Where the elements do not scale blocks and an operand's scale changes along K, the product is cut
     into segments; their sums leave the array and the vector unit scales and adds them. With
@@ -93,7 +102,7 @@ def map_gemm(
 
     Raises:
         UnsupportedFormat: the array cannot multiply these formats, or the lanes are too narrow.
-        MacloomError: a buffer is too small for one tile.
+        MacloomError: a buffer is too small for one tile, or the tiling given cannot be walked.
     """
     array, buffers = accelerator.array, accelerator.buffers
     dataflow = array.dataflow if dataflow is None else Dataflow(dataflow)
@@ -126,12 +135,22 @@ def map_gemm(
         segment=segment,
         room_bits=(buffers.operand_a.usable_bits, buffers.operand_b.usable_bits, buffers.output.usable_bits),
         port_bits=(
-            buffers.operand_a.bandwidth_bits_per_cycle,
-            buffers.operand_b.bandwidth_bits_per_cycle,
-            buffers.output.bandwidth_bits_per_cycle,
+            buffers.operand_a.array_bits_per_cycle,
+            buffers.operand_b.array_bits_per_cycle,
+            buffers.output.array_bits_per_cycle,
         ),
-        dram_bits_per_cycle=accelerator.dram_bits_per_cycle,
+        transfer_bits=(
+            buffers.operand_a.transfer_bits_per_cycle,
+            buffers.operand_b.transfer_bits_per_cycle,
+            buffers.output.transfer_bits_per_cycle,
+        ),
+        dram_bits_per_cycle=accelerator.dram.streaming_bits_per_s / accelerator.clock_hz,
+        arrays=1 if on_vector_unit else array.count,
     )
+    if tiling is None:
+        tiling = best_tiling(problem, Objective(objective))
+    else:
+        check_tiling(problem, tiling, op.name)
     return GemmMapping(
         op=op,
         a=a,
@@ -140,8 +159,9 @@ def map_gemm(
         fit=fit,
         batch=batch,
         problem=problem,
-        tiling=best_tiling(problem, Objective(objective)),
+        tiling=tiling,
         block_scales=block_scales,
+        latency=array.decoder_latency,
     )
 
 

@@ -1,136 +1,104 @@
-"""Time of a walk over tiles: loads, array, vector unit and stores, with double buffering.
+"""The DRAM channel: how many cycles a transfer takes, from bursts, rows, banks, latency and refresh.
 
-The walk visits tiles one after another; each has four costs in cycles. While the array works on one
-tile, the DRAM channel brings what the next tile lacks, the vector unit finishes the results of the
-tile before, and those results are stored. One channel carries loads and stores. A step therefore
-lasts as long as the busiest of array, vector unit and channel:
-
-    step(i) = max(array(i), vector(i - 1), load(i + 1) + store(i - 1))
-
-Before the first step the first load is exposed, after the last one the last vector work and store.
-Buffers that are not double-buffered take their transfers out of the maximum: loads wait for the
-array, or results leave before the array goes on. No walk is faster than its bits over the bandwidth.
+A transfer is a chain of pieces, one per tensor, each contiguous and starting on a row of its own (tensors are
+stored tile by tile). Its bursts go to the channels in turn, so the channels work alike and the
+one with most bursts decides. In a channel the first row of a piece is activated before its data; further
+rows lie in further banks, which activate beside the data of others, so that with B banks only every
+B-th row can expose a wait: activate - (B - 1) * row time, where that is positive. Refresh closes
+the channel for a fixed share of the time in which it works. Turning from reads to writes, the limits on activations
+per time (tRRD, tFAW) and reordering are not modelled; `macloom.sim.cycle.memory` is the machine that this equals.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from macloom.arch import Accelerator, Dram
+from macloom.sim.systolic import Count, ceil_div
 
-@dataclass(frozen=True, kw_only=True)
-class TileCosts:
-    """Cycles that each of the visited tiles costs on each unit; integer arrays of one length."""
-
-    load: np.ndarray
-    array: np.ndarray
-    vector: np.ndarray
-    store: np.ndarray
+ROUNDING = 1e-12  # relative; keeps a whole number of cycles whole after floating-point division
 
 
 @dataclass(frozen=True, kw_only=True)
-class WalkTime:
-    """Cycles of a whole walk: all of them, and what the array waited for.
+class Channel:
+    """The DRAM of a machine, in clock cycles of that machine."""
 
-    `cycles` = `array` + `memory_stall` + `vector_wait`. `dram` and `vector` are busy cycles, which
-    mostly pass beside the array's. `first_load` is the exposed start.
-    """
+    dram: Dram
+    clock_hz: float
 
-    cycles: int
-    array: int
-    memory_stall: int
-    vector_wait: int
-    dram: int
-    vector: int
-    first_load: int
+    @property
+    def bits_per_cycle(self) -> float:
+        """Peak of all channels together."""
+        return self.dram.bandwidth_bits_per_s / self.clock_hz
+
+    def pieces(self, bits: Sequence[Count]) -> list[np.ndarray]:
+        """Return the whole cycles of each piece of a transfer; their sum is that of the transfer.
+
+        >>> slow = Channel(dram=Dram(kind="hbm2", bandwidth_bits_per_s=64e9), clock_hz=1e9)
+        >>> [int(cycles) for cycles in slow.pieces([100, 100])]
+        [2, 2]
+        """
+        dram, rate = self.dram, self.bits_per_cycle
+        stretch = 1.0 / (1.0 - dram.refresh_share)
+        moved, waits, before = np.zeros(()), np.zeros(()), np.zeros((), np.int64)
+        found: list[np.ndarray] = []
+        for piece in bits:
+            moved = moved + self._bus_bits(piece)
+            waits = waits + self._waits(np.asarray(piece))
+            latency = np.where(moved > 0, dram.latency_s * self.clock_hz, 0.0)
+            time = (moved / rate + waits + latency) * stretch
+            upto = np.ceil(time * (1 - ROUNDING)).astype(np.int64)
+            found.append(upto - before)
+            before = upto
+        return found
+
+    def cycles(self, *bits: Count) -> np.ndarray:
+        """Return the whole cycles of a transfer of these pieces."""
+        return np.sum(np.broadcast_arrays(*self.pieces(bits)), axis=0)
+
+    def _bus_bits(self, bits: Count) -> Count:
+        """Return the bits for which the bus is busy: whole bursts, as many as the busiest channel has, in each."""
+        dram = self.dram
+        step = dram.burst_bits * dram.channels
+        return np.asarray(ceil_div(np.asarray(bits), step), np.int64) * step
+
+    def _waits(self, bits: np.ndarray) -> np.ndarray:
+        dram = self.dram
+        if dram.page_bits is None:
+            return np.zeros(bits.shape)
+        rows = ceil_div(self._bus_bits(bits) // dram.channels, dram.page_bits)
+        activate = dram.activate_s * self.clock_hz
+        row_time = dram.page_bits * dram.channels / self.bits_per_cycle
+        exposed = max(0.0, activate - (dram.banks - 1) * row_time)
+        return np.where(rows > 0, activate + (np.maximum(rows, 1) - 1) // dram.banks * exposed, 0.0)
+
+    def row_misses(self, bits: Count) -> Count:
+        """Return the rows that all channels activate for a piece; its other bursts are hits."""
+        dram = self.dram
+        if dram.page_bits is None:
+            return np.zeros_like(np.asarray(bits))
+        bursts = ceil_div(np.asarray(bits), dram.burst_bits)
+        each, more = bursts // dram.channels, bursts % dram.channels
+        per_row = dram.page_bits // dram.burst_bits
+        return more * ceil_div(each + 1, per_row) + (dram.channels - more) * ceil_div(each, per_row)
+
+    def bursts(self, bits: Count) -> Count:
+        """Return the bursts of a piece over all channels."""
+        return ceil_div(np.asarray(bits), self.dram.burst_bits) if self.dram.burst_bits > 1 else 0 * np.asarray(bits)
+
+
+def channel_of(accelerator: Accelerator) -> Channel:
+    """Return the DRAM of an accelerator in its clock cycles."""
+    return Channel(dram=accelerator.dram, clock_hz=accelerator.clock_hz)
 
 
 def transfer_cycles(bits: np.ndarray | float, bits_per_cycle: float) -> np.ndarray:
-    """Return the whole cycles that a transfer of `bits` takes.
+    """Return the whole cycles that a transfer of `bits` takes over a channel of pure bandwidth.
 
     >>> int(transfer_cycles(1025, 512.0))
     3
     """
     return np.ceil(np.asarray(bits) / bits_per_cycle).astype(np.int64)
-
-
-def representatives(trips: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return linear indices of an iteration space and how many iterations each stands for.
-
-    The costs of an iteration, and of its neighbours, depend only on which of its coordinates are the
-    first, the last or next to one of these. So at most five values of each coordinate are visited.
-
-    >>> representatives([7])
-    (array([0, 1, 2, 5, 6]), array([1, 1, 3, 1, 1]))
-    """
-    indices, weights = np.zeros(1, np.int64), np.ones(1, np.int64)
-    for trip in trips:
-        if trip <= 5:
-            values, counts = np.arange(trip), np.ones(trip, np.int64)
-        else:
-            values, counts = np.array([0, 1, 2, trip - 2, trip - 1]), np.array([1, 1, trip - 4, 1, 1])
-        indices = (indices[:, None] * trip + values).ravel()
-        weights = (weights[:, None] * counts).ravel()
-    return indices, weights
-
-
-def walk_time(
-    trips: Sequence[int],
-    costs_at: Callable[[np.ndarray], TileCosts],
-    *,
-    count: int = 1,
-    overlap_loads: bool = True,
-    overlap_stores: bool = True,
-) -> WalkTime:
-    """Return the time of `count` walks in a row over the iteration space `trips`, outermost first.
-
-    `costs_at` gives the costs of iterations by their linear index; index 0 loads everything it needs,
-    so that one walk follows another like one tile another.
-    """
-    total = math.prod(trips)
-    indices, weights = representatives(trips)
-    here, before, after = (costs_at(i) for i in (indices, (indices - 1) % total, (indices + 1) % total))
-
-    def steps(has_before: np.ndarray | bool, has_after: np.ndarray | bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the cycles of each step, and those of them that memory and vector unit add."""
-        vector, store = before.vector * has_before, before.store * has_before
-        load = after.load * has_after
-        beside_dram = load * overlap_loads + store * overlap_stores
-        beside_vector = vector * overlap_stores
-        overlapped = np.maximum(here.array, np.maximum(beside_dram, beside_vector))
-        by_memory = beside_dram >= beside_vector
-        memory = np.where(by_memory, overlapped - here.array, 0)
-        waits = np.where(by_memory, 0, overlapped - here.array)
-        memory = memory + load * (not overlap_loads)
-        if not overlap_stores:
-            memory = memory + np.maximum(store - vector, 0)
-            waits = waits + vector
-        return here.array + memory + waits, memory, waits
-
-    everywhere = steps(True, True)
-    # The first step of all has nothing before it and the last nothing after it.
-    first, last = indices == 0, indices == total - 1
-    ends = [(weights * count, everywhere)]
-    if total == 1 and count == 1:
-        ends = [(weights, steps(False, False))]
-    else:
-        ends += [(-1 * first, everywhere), (1 * first, steps(False, True))]
-        ends += [(-1 * last, everywhere), (1 * last, steps(True, False))]
-    cycles, memory, waits = (sum(int((w * part[i]).sum()) for w, part in ends) for i in range(3))
-    first_load = int(here.load[first][0])
-    tail_vector, tail_store = int(here.vector[last][0]), int(here.store[last][0])
-    memory += first_load + max(tail_store - tail_vector, 0)
-    waits += tail_vector
-    busy = {name: count * int((weights * getattr(here, name)).sum()) for name in ("load", "array", "vector", "store")}
-    return WalkTime(
-        cycles=cycles + first_load + max(tail_vector, tail_store),
-        array=busy["array"],
-        memory_stall=memory,
-        vector_wait=waits,
-        dram=busy["load"] + busy["store"],
-        vector=busy["vector"],
-        first_load=first_load,
-    )

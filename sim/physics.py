@@ -39,7 +39,7 @@ def _peak_rate(op: OpResult, result: Result) -> float:
 
 
 def _bandwidth(op: OpResult, result: Result) -> float:
-    return _ratio(op.dram_bits, op.cycles * result.accelerator.dram_bits_per_cycle)
+    return _ratio(op.dram_bits, (op.cycles + op.prefetched_cycles) * result.accelerator.dram_bits_per_cycle)
 
 
 def _energy_floor(op: OpResult, result: Result) -> float:
@@ -61,8 +61,15 @@ def _cycles_add_up(op: OpResult, result: Result) -> float:
 
 
 def _busy_within_cycles(op: OpResult, result: Result) -> float:
-    busy = max(op.compute_cycles + op.port_stall_cycles, op.dram_busy_cycles, op.vector_busy_cycles)
-    return _ratio(busy, op.cycles)
+    busy = max(
+        op.compute_cycles + op.port_stall_cycles + op.side_stall_cycles, op.dram_busy_cycles, op.vector_busy_cycles
+    )
+    return _ratio(busy, op.cycles + op.prefetched_cycles)
+
+
+def _stalls_add_up(op: OpResult, result: Result) -> float:
+    causes = [getattr(op, f"{cause}_stall_cycles") for cause in ("a", "b", "sum", "out", "spill", "port", "side")]
+    return 1.0 if sum(causes) == op.stall_cycles and min(causes) >= 0 else float("inf")
 
 
 # Each law gives the fraction of its bound that an operation reaches, which must not exceed 1.
@@ -72,6 +79,7 @@ LAWS: dict[str, Callable[[OpResult, Result], float]] = {
     "energy at least that of the cheapest MACs and the compulsory DRAM traffic": _energy_floor,
     "DRAM traffic at least each tensor once": _compulsory_traffic,
     "cycles are the sum of their parts": _cycles_add_up,
+    "stalls are the sum of their causes": _stalls_add_up,
     "no unit is busy for longer than the operation takes": _busy_within_cycles,
 }
 

@@ -18,11 +18,16 @@ class OpResult:
     """One operation; every count is the total of its `repeat` occurrences.
 
     cycles = compute_cycles + stall_cycles + vector_cycles, and compute_cycles = fill + steady + drain.
-    Stall is time in which the array or vector unit waits for DRAM or for the port of a buffer
-    (`port_stall_cycles` is the latter part). Vector cycles are those that the vector unit adds;
+    Stall is time in which the array or vector unit waits; it is the sum of the causes: operands `a` and `b`
+    and partial sums (`sum`) not yet loaded, results (`out`) and partial sums (`spill`) not yet stored, ports
+    of buffers (`port`), outliers on a path beside the array (`side`). Vector cycles are those that the vector
+    unit adds;
     `vector_busy_cycles` and `dram_busy_cycles` also count work that hides behind other units.
     `bound` names the unit with most busy cycles: "compute", "memory" or "vector".
-    `first_load_cycles` is the exposed start of one occurrence.
+    `first_load_cycles` is the exposed start of one occurrence, of which `first_b_cycles` load operand B, and
+    `idle_tail_cycles` its idle cycles of DRAM from the last tile on. `prefetched_cycles` of the first loads
+    passed in that of the operation before, and are not in `cycles`; `resident_bits` did not move, because they
+    were still or already on chip, and count in no traffic.
     """
 
     name: str
@@ -37,12 +42,25 @@ class OpResult:
     steady_cycles: int = 0
     drain_cycles: int = 0
     stall_cycles: int = 0
+    a_stall_cycles: int = 0
+    b_stall_cycles: int = 0
+    sum_stall_cycles: int = 0
+    out_stall_cycles: int = 0
+    spill_stall_cycles: int = 0
     port_stall_cycles: int = 0
+    side_stall_cycles: int = 0
     vector_cycles: int = 0
     vector_busy_cycles: int = 0
     vector_operations: int = 0
     dram_busy_cycles: int = 0
     first_load_cycles: int = 0
+    first_b_cycles: int = 0
+    idle_tail_cycles: int = 0
+    prefetched_cycles: int = 0
+    dram_bursts: int = 0
+    dram_row_misses: int = 0
+    spill_bits: int = 0
+    resident_bits: int = 0
     dram_read_bits: int = 0
     dram_write_bits: int = 0
     compulsory_dram_bits: int = 0
@@ -116,6 +134,7 @@ class Result:
     recipe: Mapping[str, Any]
     ops: tuple[OpResult, ...]
     version: str
+    fidelity: str = "event"
 
     def __post_init__(self) -> None:
         if not self.ops:
@@ -161,7 +180,7 @@ class Result:
         return used / (self.cycles * self.accelerator.array.pes)
 
     def __add__(self, other: Result) -> Result:
-        for name in ("accelerator", "recipe", "version"):
+        for name in ("accelerator", "recipe", "version", "fidelity"):
             if getattr(self, name) != getattr(other, name):
                 raise MacloomError(
                     f"result.{name}: must be equal to add {self.workload!r} and {other.workload!r}; "
@@ -176,6 +195,7 @@ class Result:
             recipe=self.recipe,
             ops=self.ops + other.ops,
             version=self.version,
+            fidelity=self.fidelity,
         )
 
     def totals(self) -> dict[str, float]:
@@ -193,6 +213,8 @@ class Result:
             "dram_bits_per_s": self.dram_bits / self.seconds,
             "sram_bits": self.sram_bits,
             "energy_j": self.energy_j,
+            "energy_low_j": self.energy.low_j,
+            "energy_high_j": self.energy.high_j,
             "edp_j_s": self.energy_j * self.seconds,
         }
 
@@ -220,6 +242,7 @@ class Result:
             "workload": self.workload,
             "phase": self.phase,
             "version": self.version,
+            "fidelity": self.fidelity,
             "recipe": dict(self.recipe),
             "accelerator": self.accelerator.to_dict(),
             "totals": self.totals(),

@@ -178,6 +178,53 @@ def array_cycles(
     return ArrayCycles(folds=cut.total, fill=total - steady - drain, steady=steady, drain=drain)
 
 
+def product_cycles(
+    dataflow: Dataflow,
+    m: int,
+    n: int,
+    k: int,
+    rows: int,
+    cols: int,
+    *,
+    shadow_registers: bool = False,
+    segment: int | None = None,
+    decoder_latency: int = 0,
+    arrays: int = 1,
+) -> ArrayCycles:
+    """Return the cycles of one product on `arrays` equal arrays, K cut into segments, behind decoders.
+
+    A block of R x C outputs (OS) or a strip of C columns of the stationary operand (WS, IS) goes to one array with
+    all of K; the array with most of them decides. No fold crosses the end of a segment. Decoders read
+    ahead while the array drains, so that they add their latency once. In OS with shadow registers a short
+    fold waits for the sums of the one before to shift out, R cycles; in WS and IS the next one waits for
+    its R loads.
+
+    >>> product_cycles(Dataflow.OS, 4, 4, 20, 4, 4, segment=8).total
+    50
+    >>> product_cycles(Dataflow.OS, 8, 8, 20, 4, 4, arrays=4, decoder_latency=2).total
+    32
+    """
+    dataflow = Dataflow(dataflow)
+    step = k if segment is None else min(segment, k)
+    lengths = [(k // step, step), (1 if k % step else 0, k % step)]
+    stream = {Dataflow.WS: m, Dataflow.IS: n}.get(dataflow)
+    count = steady = spacing = drain = 0
+    across = ceil_div(n if dataflow is Dataflow.WS else m, cols)
+    groups = ceil_div(ceil_div(m, rows) * ceil_div(n, cols) if dataflow is Dataflow.OS else across, arrays)
+    for times, length in lengths:
+        if not times:
+            continue
+        passing = length if stream is None else stream
+        fold = fold_timing(dataflow, passing, rows, cols, shadow_registers=shadow_registers)
+        many = groups * times * (1 if stream is None else ceil_div(length, rows))
+        count, steady = count + many, steady + many * passing
+        spacing, drain = spacing + many * fold.interval, drain + many * fold.drain
+    edge = fold_timing(dataflow, step if stream is None else stream, rows, cols, shadow_registers=shadow_registers)
+    drain = edge.drain if shadow_registers else drain
+    total = spacing + edge.alone - edge.interval + decoder_latency
+    return ArrayCycles(folds=count, fill=total - steady - drain, steady=steady, drain=drain)
+
+
 def buffer_accesses(dataflow: Dataflow, m: Count, n: Count, k: Count, rows: Count, cols: Count) -> BufferAccesses:
     """Return the elements read from the operand buffers and exchanged with the output buffer.
 

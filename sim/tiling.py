@@ -9,25 +9,16 @@ tile, and partial sums that leave before K is complete are written to DRAM and r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 
 from macloom.arch import Dataflow
-from macloom.errors import MacloomError
-from macloom.sim.systolic import Count, buffer_accesses, ceil_div, fold_timing, folds
+from macloom.sim.systolic import Count, Folds, buffer_accesses, ceil_div, fold_timing, folds
 
 ORDERS = tuple("".join(p) for p in permutations("mnk"))  # outermost loop first
-
-
-class Objective(StrEnum):
-    """What the search minimises first: DRAM bits, or the busiest of array and DRAM channel."""
-
-    TRAFFIC = "traffic"
-    TIME = "time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +26,10 @@ class TileProblem:
     """One product, the array it runs on and the buffers; all that a tiling depends on.
 
     `a_bits`, `b_bits` and `out_bits` are the stored sizes of the whole tensors, `room_bits` and
-    `port_bits` the usable bits and the bits per cycle of the buffers of A, B and the result. `segment`
-    is the length along K after which partial sums leave the array to be scaled, or None.
+    `port_bits` the usable bits and the bits per cycle of the buffers of A, B and the result; DRAM transfers
+    pass the same ports, or others of `transfer_bits` per cycle. `segment` is the length along K after which
+    partial sums leave the array to be scaled, or None. `arrays` share the work: blocks of outputs
+    (OS) or strips of columns (WS, IS) go to them in turn.
     """
 
     dataflow: Dataflow
@@ -54,6 +47,8 @@ class TileProblem:
     room_bits: tuple[int, int, int]
     port_bits: tuple[int, int, int]
     dram_bits_per_cycle: float
+    transfer_bits: tuple[int | None, int | None, int | None] = (None, None, None)
+    arrays: int = 1
 
     @property
     def a_density(self) -> float:
@@ -153,9 +148,10 @@ def tile_work(
         cut = folds(p.dataflow, m, n, length, p.rows, p.cols)
         timing = fold_timing(p.dataflow, cut.stream, p.rows, p.cols, shadow_registers=p.shadow_registers)
         accesses = buffer_accesses(p.dataflow, m, n, length, p.rows, p.cols)
-        count = count + times * cut.total
-        steady = steady + times * cut.total * cut.stream
-        cycles = cycles + times * cut.total * timing.interval
+        in_turn = cut.total if p.arrays == 1 else _in_turn(p, cut)
+        count = count + times * in_turn
+        steady = steady + times * in_turn * cut.stream
+        cycles = cycles + times * in_turn * timing.interval
         a_elements = a_elements + times * accesses.a_reads
         b_elements = b_elements + times * accesses.b_reads
         sums = sums + times * (accesses.out_writes + accesses.out_reads)
@@ -171,10 +167,29 @@ def tile_work(
     )
 
 
-def port_cycles(problem: TileProblem, a_bits: Count, b_bits: Count, out_bits: Count) -> Count:
-    """Return the cycles in which these bits pass the ports of the three buffers, the slowest deciding."""
-    needs = zip((a_bits, b_bits, out_bits), problem.port_bits, strict=True)
-    return np.maximum.reduce([np.ceil(np.asarray(bits) / width).astype(np.int64) for bits, width in needs])
+def _in_turn(problem: TileProblem, cut: Folds) -> Count:
+    """Return the folds of the array that has most of them."""
+    if problem.dataflow is Dataflow.OS:
+        return ceil_div(cut.total, problem.arrays)
+    return cut.along_rows * ceil_div(cut.along_cols, problem.arrays)
+
+
+def port_cycles(
+    problem: TileProblem, array_bits: Sequence[Count], transfer_bits: Sequence[Count] | None = None
+) -> Count:
+    """Return the cycles in which bits pass the ports of the three buffers, the slowest deciding.
+
+    `array_bits` are those of array and vector unit, for the buffers of A, B and results; `transfer_bits`
+    those from and to DRAM, which add to them at a shared port.
+    """
+    found = []
+    for i, bits in enumerate(array_bits):
+        beside = 0 if transfer_bits is None else transfer_bits[i]
+        own = problem.transfer_bits[i]
+        found.append(ceil_div(np.asarray(bits + beside if own is None else bits, np.int64), problem.port_bits[i]))
+        if own is not None and transfer_bits is not None:
+            found.append(ceil_div(np.asarray(beside, np.int64), own))
+    return np.maximum.reduce(np.broadcast_arrays(*found))
 
 
 def granules(problem: TileProblem) -> tuple[int, int, int]:
@@ -216,82 +231,3 @@ def room_needed(problem: TileProblem, m: Count, n: Count, k: Count) -> tuple[Cou
     }[problem.dataflow]
     sums = np.where(np.asarray(k) < problem.k, m * n, strip) * problem.sum_bits
     return a, b, sums * (1 if problem.segment is None else 2)
-
-
-def _candidates(granule: int, size: int) -> list[int]:
-    """Return granule * 2**i and granule * 3 * 2**i below `size`, and `size`."""
-    values = {size}
-    for factor in (granule, 3 * granule):
-        while factor < size:
-            values.add(factor)
-            factor *= 2
-    return sorted(values)
-
-
-@lru_cache(maxsize=4096)
-def best_tiling(problem: TileProblem, objective: Objective = Objective.TRAFFIC) -> Tiling:
-    """Return the best tiling of a small exhaustive set: deterministic, no randomness, no cut-off.
-
-    Candidates are the granule (one fold of the array) times 2**i and 3 * 2**i and the whole size,
-    along each of M, N and K, in all six loop orders. TRAFFIC takes the fewest DRAM bits, then the
-    fewest cycles of array and ports; larger buffers never add traffic and the choice does not depend
-    on DRAM bandwidth. TIME takes the fewest cycles of the busiest of array, ports and DRAM, then the
-    fewest DRAM bits. Remaining ties go to the fewest bits through the ports, the smallest first load,
-    the largest M, N and K tiles and the first order.
-
-    Raises:
-        MacloomError: a buffer is too small for the smallest tile.
-    """
-    sizes = [_candidates(g, s) for g, s in zip(granules(problem), (problem.m, problem.n, problem.k), strict=True)]
-    grid = np.array(list(product(*(reversed(s) for s in sizes))), np.int64)
-    needs = zip(room_needed(problem, *grid.T), problem.room_bits, strict=True)
-    grid = grid[np.logical_and.reduce([need <= room for need, room in needs])]
-    if not len(grid):
-        raise _too_small(problem)
-    m, n, k = grid.T
-    cycles, buffer_bits = _walk_work(problem, m, n, k)
-    bits = np.stack([traffic(problem, m, n, k, order).total_bits for order in ORDERS], axis=1)
-    a_need, b_need, _ = room_needed(problem, m, n, k)
-    first_load, buffer_bits, cycles = (
-        np.broadcast_to(x[:, None], bits.shape) for x in (a_need + b_need, buffer_bits, cycles)
-    )
-    if objective is Objective.TRAFFIC:
-        keys = [first_load, buffer_bits, cycles, bits]
-    else:
-        slower = np.maximum(cycles, np.ceil(bits / problem.dram_bits_per_cycle))
-        keys = [first_load, buffer_bits, bits, slower]
-    best = int(np.lexsort([key.ravel() for key in keys])[0])
-    row, order = divmod(best, len(ORDERS))
-    return Tiling(m=int(m[row]), n=int(n[row]), k=int(k[row]), order=ORDERS[order])
-
-
-def _walk_work(problem: TileProblem, m: np.ndarray, n: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each candidate the cycles of array and ports over all tiles, and the bits through the ports."""
-    cuts = []
-    for size, tile in ((problem.m, m), (problem.n, n), (problem.k, k)):
-        inner = ceil_div(size, tile) - 1
-        cuts.append(((inner, tile, False), (np.ones_like(tile), size - inner * tile, True)))
-    several = ceil_div(problem.k, k) > 1
-    cycles, bits = np.zeros_like(m), np.zeros_like(m)
-    for (m_count, m_size, _), (n_count, n_size, _), (k_count, k_size, last) in product(*cuts):
-        work = tile_work(problem, m_size, n_size, k_size, continues=several, finishes=last)
-        through = (
-            whole_bits(work.a_elements * problem.a_density),
-            whole_bits(work.b_elements * problem.b_density),
-            work.sums * problem.sum_bits,
-        )
-        times = m_count * n_count * k_count
-        cycles += times * np.maximum(work.cycles, port_cycles(problem, *through))
-        bits += times * sum(through)
-    return cycles, bits
-
-
-def _too_small(problem: TileProblem) -> MacloomError:
-    m, n, k = granules(problem)
-    names = ("operand_a", "operand_b", "output")
-    needs = zip(names, room_needed(problem, m, n, k), problem.room_bits, strict=True)
-    name, need, room = next((name, need, room) for name, need, room in needs if need > room)
-    return MacloomError(
-        f"arch.buffers.{name}: must have room for {int(need)} bits in its usable part, the smallest tile of a product "
-        f"({m} x {n} x {k}), not {room}"
-    )

@@ -58,6 +58,10 @@ class KindCost:
     passes: int = 1
 
 
+# The tanh form is x / (1 + e**u) with u = x * (c + d * x * x), the factor -2 being in c and d. The erf form is
+# priced alike.
+GELU = EXPONENTIAL + RECIPROCAL + Operations(multiplies=4, adds=2)
+
 KIND_COSTS: dict[VectorKind, KindCost] = {
     # A lookup moves the row; nothing is computed.
     VectorKind.EMBEDDING: KindCost(per_element=Operations()),
@@ -88,6 +92,10 @@ KIND_COSTS: dict[VectorKind, KindCost] = {
     # x / (1 + e**-x).
     VectorKind.SILU: KindCost(per_element=EXPONENTIAL + RECIPROCAL + Operations(multiplies=1, adds=2)),
     VectorKind.RELU: KindCost(per_element=Operations(adds=1), result=Role.ACTIVATION),
+    VectorKind.GELU: KindCost(per_element=GELU, result=Role.ACTIVATION),
+    VectorKind.GELU_GATE: KindCost(per_element=GELU),
+    # Nothing is computed but the codes.
+    VectorKind.CACHE: KindCost(per_element=Operations(), result=Role.KV),
     VectorKind.MULTIPLY: KindCost(per_element=Operations(multiplies=1), result=Role.ACTIVATION),
     VectorKind.ADD: KindCost(per_element=Operations(adds=1)),
 }

@@ -7,8 +7,11 @@ import numpy as np
 from macloom.arch import Accelerator
 from macloom.formats import TensorFormat
 from macloom.sim import energy as joules
+from macloom.sim.event import TileCosts, walk_time
+from macloom.sim.gemm_cost import shared_energy
 from macloom.sim.mapping import RecipeLike
-from macloom.sim.memory import TileCosts, transfer_cycles, walk_time
+from macloom.sim.memory import channel_of
+from macloom.sim.resident import NOT_RESIDENT, Resident
 from macloom.sim.result import OpResult, bound_by
 from macloom.sim.systolic import ceil_div
 from macloom.sim.tiling import whole_bits
@@ -16,12 +19,15 @@ from macloom.sim.vector import KIND_COSTS, kind_operations
 from macloom.workloads.ops import Role, Vector
 
 
-def vector_result(op: Vector, accelerator: Accelerator, recipe: RecipeLike) -> OpResult:
+def vector_result(
+    op: Vector, accelerator: Accelerator, recipe: RecipeLike, resident: Resident = NOT_RESIDENT
+) -> OpResult:
     """Return what a vector op costs.
 
     Inputs come from DRAM in the recipe's output format and results go back in the format of the role
     that the kind of op feeds. Chunks of rows pass through the output buffer; a row that does not fit
-    is read once per pass. The array does not work meanwhile.
+    is read once per pass. The array does not work meanwhile. Resident tensors come from and go to the shared
+    memory instead.
     """
     source = recipe.format_for(Role.OUTPUT, op.name)
     result = recipe.format_for(KIND_COSTS[op.kind].result, op.name)
@@ -32,24 +38,27 @@ def vector_result(op: Vector, accelerator: Accelerator, recipe: RecipeLike) -> O
     fits = per_row <= room.usable_bits
     passes = KIND_COSTS[op.kind].passes
     read_bits = in_bits if fits else in_bits * passes
+    shared_bits = read_bits * resident.inputs // op.inputs + out_bits * resident.out
+    kept_bits = in_bits * resident.inputs // op.inputs + out_bits * resident.out
+    from_dram, to_dram = read_bits * (op.inputs - resident.inputs) // op.inputs, out_bits * (not resident.out)
     chunk = min(op.rows, max(1, int(room.usable_bits // per_row)))
     steps = ceil_div(op.rows, chunk)
-    rate, lanes = accelerator.dram_bits_per_cycle, accelerator.vector.lanes
+    channel, lanes = channel_of(accelerator), accelerator.vector.lanes
 
     def costs_at(indices: np.ndarray) -> TileCosts:
         rows = np.where(indices == steps - 1, op.rows - (steps - 1) * chunk, chunk)
         return TileCosts(
-            load=transfer_cycles(whole_bits(rows * (read_bits / op.rows)), rate),
+            load=channel.cycles(whole_bits(rows * (from_dram / op.rows))),
             array=whole_bits(rows * (operations.total / op.rows) / lanes),
             vector=np.zeros_like(rows),
-            store=transfer_cycles(whole_bits(rows * (out_bits / op.rows)), rate),
+            store=channel.cycles(whole_bits(rows * (to_dram / op.rows))),
         )
 
     walk = walk_time([steps], costs_at, overlap_loads=room.double_buffered, overlap_stores=room.double_buffered)
     sram_bits = read_bits + in_bits * passes + 2 * out_bits
     energy = joules.energy_of(
-        sram_j=joules.buffer_energy(accelerator, 0, 0, sram_bits),
-        dram_j=joules.dram_energy(accelerator, read_bits + out_bits),
+        sram_j=joules.buffer_energy(accelerator, 0, 0, sram_bits) + shared_energy(accelerator, shared_bits),
+        dram_j=joules.dram_energy(accelerator, from_dram + to_dram),
         vector_j=joules.vector_energy(accelerator, operations),
     )
     return OpResult(
@@ -59,15 +68,19 @@ def vector_result(op: Vector, accelerator: Accelerator, recipe: RecipeLike) -> O
         repeat=op.repeat,
         cycles=op.repeat * walk.cycles,
         stall_cycles=op.repeat * walk.memory_stall,
+        a_stall_cycles=op.repeat * walk.stalls["a"],
+        out_stall_cycles=op.repeat * walk.stalls["out"],
         vector_cycles=op.repeat * walk.array,
         vector_busy_cycles=op.repeat * walk.array,
         vector_operations=op.repeat * operations.total,
         dram_busy_cycles=op.repeat * walk.dram,
         first_load_cycles=walk.first_load,
-        dram_read_bits=op.repeat * read_bits,
-        dram_write_bits=op.repeat * out_bits,
-        compulsory_dram_bits=op.repeat * (in_bits + out_bits),
-        sram_bits=op.repeat * sram_bits,
+        idle_tail_cycles=walk.idle_tail,
+        dram_read_bits=op.repeat * from_dram,
+        dram_write_bits=op.repeat * to_dram,
+        compulsory_dram_bits=op.repeat * (in_bits + out_bits - kept_bits),
+        resident_bits=op.repeat * kept_bits,
+        sram_bits=op.repeat * (sram_bits + shared_bits),
         energy=op.repeat * energy,
         bound=bound_by(0, walk.dram, walk.array),
         formats={"a": source.name, "out": result.name},

@@ -16,7 +16,8 @@ class VisitedTiles:
     """Tiles of one product at given places of the walk; arrays of one length.
 
     Sizes along M, N and K; whether the tile of A, of B or spilled sums are loaded before it; whether it
-    completes its sums or they leave as partial sums after it; whether it is the first along K.
+    completes its sums or they leave as partial sums after it; whether it is the first along K; and which
+    tile along each axis it is.
     """
 
     m: np.ndarray
@@ -28,6 +29,9 @@ class VisitedTiles:
     finishes: np.ndarray
     spills: np.ndarray
     first_k: np.ndarray
+    place_m: np.ndarray
+    place_n: np.ndarray
+    place_k: np.ndarray
 
 
 def loop_steps(problem: TileProblem, tiling: Tiling) -> dict[str, int]:
@@ -65,4 +69,7 @@ def visited_tiles(problem: TileProblem, tiling: Tiling, indices: np.ndarray) -> 
         finishes=leaves & last_k,
         spills=leaves & ~last_k,
         first_k=here["k"] == 0,
+        place_m=here["m"],
+        place_n=here["n"],
+        place_k=here["k"],
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from macloom._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from macloom.workloads.accumulator_widths import AccumulatorWidths, accumulator_width
     from macloom.workloads.accuracy import Accuracy
     from macloom.workloads.evaluator import Evaluator, evaluate
     from macloom.workloads.lm.checkpoint import LanguageModel, load_model
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from macloom.workloads.recipe import Objective, Recipe, Search, load_recipe
 
 _HOMES = {
+    "AccumulatorWidths": "accumulator_widths",
     "Accuracy": "accuracy",
     "Evaluator": "evaluator",
     "Gemm": "ops",
@@ -30,6 +32,7 @@ _HOMES = {
     "Vector": "ops",
     "VectorKind": "ops",
     "Workload": "ops",
+    "accumulator_width": "accumulator_widths",
     "evaluate": "evaluator",
     "list_workloads": "models",
     "load_model": "lm.checkpoint",
@@ -38,6 +41,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccumulatorWidths",
     "Accuracy",
     "Evaluator",
     "Gemm",
@@ -50,6 +54,7 @@ __all__ = [
     "Vector",
     "VectorKind",
     "Workload",
+    "accumulator_width",
     "evaluate",
     "list_workloads",
     "load_model",

@@ -17,6 +17,26 @@ BYTES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
+class VectorCost:
+    """What an exact vector unit changes: the same recipe, plan and text with float32 vector operations beside it.
+
+    `kl_nats` is the mean over predicted bytes of KL(float vector || exact vector), `top1_agreement` the
+    fraction of bytes for which both predict the same byte.
+    """
+
+    float_perplexity: float
+    kl_nats: float
+    top1_agreement: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "float_perplexity": _finite(self.float_perplexity),
+            "kl_nats": _finite(self.kl_nats),
+            "top1_agreement": _finite(self.top1_agreement),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """What a recipe does to a model on a text.
 
@@ -28,6 +48,10 @@ class Accuracy:
     blocks-zeroed model's and of guessing uniformly, or worse: such a cell is not to be ranked.
     `unigram_perplexity` is what a model reaches that ignores the context. `overflows` counts the sums
     that did not fit the accumulator, for the operations that had any.
+
+    `vector` names the vector operations: `float`, or `exact:<unit>` with the unit's parameters in
+    `vector_unit`, what it costs in `vector_cost`, and in `logits_sha256` the hash of the float32 logits
+    in little-endian order, which is the same on any number of threads.
     """
 
     model: str
@@ -52,6 +76,10 @@ class Accuracy:
     sqnr_db: Mapping[str, float]
     sqnr_windows: int
     searches: tuple[OperandPlan, ...] = field(repr=False)
+    vector: str = "float"
+    vector_unit: Mapping[str, Any] | None = field(default=None, repr=False)
+    vector_cost: VectorCost | None = None
+    logits_sha256: str | None = None
     version: str = __version__
 
     @property
@@ -85,6 +113,10 @@ class Accuracy:
             "collapsed": self.collapsed,
             "nonfinite_logits": self.nonfinite_logits,
             "overflows": dict(self.overflows),
+            "vector": self.vector,
+            "vector_unit": None if self.vector_unit is None else dict(self.vector_unit),
+            "vector_cost": None if self.vector_cost is None else self.vector_cost.to_dict(),
+            "logits_sha256": self.logits_sha256,
             "sqnr_windows": self.sqnr_windows,
             "sqnr_db": {op: _finite(value) for op, value in self.sqnr_db.items()},
             "search": [planned.to_dict() for planned in self.searches],

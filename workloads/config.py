@@ -1,180 +1,30 @@
-"""Model configurations: a Hugging Face `config.json`, checked, as the shape of a decoder.
+"""Model configurations: a Hugging Face `config.json`, checked, as the shape of a transformer.
 
-The field names and defaults are those of `LlamaConfig` and `OPTConfig` in transformers, so a local
-model directory needs no conversion. Only what decides operation shapes is kept here.
+The field names and defaults are those of the configuration classes in transformers, so a local
+model directory needs no conversion. Only what decides operation shapes is kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from macloom.errors import MacloomError, require_positive_integer, unknown
+from macloom.errors import MacloomError, unknown
+from macloom.workloads.families import ACTIVATIONS, FAMILIES, Family, flag, integer
+from macloom.workloads.ops import VectorKind
+from macloom.workloads.shape import DecoderConfig
 
 ZOO = Path(__file__).parent / "zoo"
 EMBEDDED = Path(__file__).parent / "lm"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Projection:
-    """A matrix of the model, named like its checkpoint module: `inputs` to `outputs` features."""
-
-    name: str
-    inputs: int
-    outputs: int
-    bias: bool = False
-
-    @property
-    def parameters(self) -> int:
-        return self.outputs * (self.inputs + self.bias)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """The shape of a decoder-only transformer.
-
-    `embedding` is the width of the token embedding, which a few OPT models project to `hidden`.
-    `norm_parameters` counts one norm; `position_rows` the learned position vectors (0: rotary).
-    """
-
-    family: str
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    max_positions: int
-    embedding: int
-    position_rows: int
-    norm_parameters: int
-    final_norm: bool
-    attention_bias: bool
-    mlp_bias: bool
-    tied: bool
-
-    def __post_init__(self) -> None:
-        for name in (
-            "hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocab", "max_positions", "embedding",
-        ):  # fmt: skip
-            require_positive_integer(f"config.{name}", getattr(self, name))
-        if self.heads % self.kv_heads:
-            raise MacloomError(
-                f"config.num_key_value_heads: must divide num_attention_heads {self.heads}, not {self.kv_heads}"
-            )
-
-    @property
-    def projections(self) -> dict[str, Projection]:
-        """Every matrix of one layer, by the last part of its name."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        bias = self.attention_bias
-        llama = self.family == "llama"
-        found = [
-            Projection(name="self_attn.q_proj", inputs=self.hidden, outputs=q, bias=bias),
-            Projection(name="self_attn.k_proj", inputs=self.hidden, outputs=kv, bias=bias),
-            Projection(name="self_attn.v_proj", inputs=self.hidden, outputs=kv, bias=bias),
-            Projection(name=f"self_attn.{'o_proj' if llama else 'out_proj'}", inputs=q, outputs=self.hidden, bias=bias),
-        ]
-        wide, narrow = self.intermediate, self.hidden
-        rises = ("mlp.gate_proj", "mlp.up_proj") if llama else ("fc1",)
-        found += [Projection(name=n, inputs=narrow, outputs=wide, bias=self.mlp_bias) for n in rises]
-        found.append(
-            Projection(name="mlp.down_proj" if llama else "fc2", inputs=wide, outputs=narrow, bias=self.mlp_bias)
-        )
-        return {p.name.rpartition(".")[2]: p for p in found}
-
-    @property
-    def parameters(self) -> int:
-        """Weights of the whole model; a tied head is counted once, in the embedding."""
-        layer = sum(p.parameters for p in self.projections.values()) + 2 * self.norm_parameters
-        tables = self.vocab * self.embedding * (1 if self.tied else 2) + self.position_rows * self.hidden
-        resize = 2 * self.hidden * self.embedding if self.embedding != self.hidden else 0
-        return self.layers * layer + self.final_norm * self.norm_parameters + tables + resize
-
-
-def _integer(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name)
-    if value is None:
-        if default is None:
-            raise MacloomError(f"config.{name}: is missing; it must be a positive integer")
-        value = default
-    require_positive_integer(f"config.{name}", value)
-    return value
-
-
-def _flag(config: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = config.get(name, default)
-    if not isinstance(value, bool):
-        raise MacloomError(f"config.{name}: must be true or false, not {value!r}")
-    return value
-
-
-def _fixed(config: Mapping[str, Any], name: str, only: str) -> None:
-    if config.get(name, only) != only:
-        raise MacloomError(f"config.{name}: must be {only!r}, not {config[name]!r}")
-
-
-def _head_dim(config: Mapping[str, Any], hidden: int, heads: int) -> int:
+def _head_dim(config: Mapping[str, Any], hidden: int, heads: int, key: str) -> int:
     if config.get("head_dim") is None and hidden % heads:
-        raise MacloomError(f"config.num_attention_heads: must divide hidden_size {hidden}, not {heads}")
-    return _integer(config, "head_dim", hidden // heads)
-
-
-def _llama(config: Mapping[str, Any]) -> DecoderConfig:
-    _fixed(config, "hidden_act", "silu")
-    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    return DecoderConfig(
-        family="llama",
-        hidden=hidden,
-        intermediate=_integer(config, "intermediate_size"),
-        layers=_integer(config, "num_hidden_layers"),
-        heads=heads,
-        kv_heads=_integer(config, "num_key_value_heads", heads),
-        head_dim=_head_dim(config, hidden, heads),
-        vocab=_integer(config, "vocab_size"),
-        max_positions=_integer(config, "max_position_embeddings", 2048),
-        embedding=hidden,
-        position_rows=0,
-        norm_parameters=hidden,
-        final_norm=True,
-        attention_bias=_flag(config, "attention_bias", False),
-        mlp_bias=_flag(config, "mlp_bias", False),
-        tied=_flag(config, "tie_word_embeddings", False),
-    )
-
-
-def _opt(config: Mapping[str, Any]) -> DecoderConfig:
-    _fixed(config, "activation_function", "relu")
-    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    positions = _integer(config, "max_position_embeddings", 2048)
-    bias = _flag(config, "enable_bias", True)
-    before = _flag(config, "do_layer_norm_before", True)
-    return DecoderConfig(
-        family="opt",
-        hidden=hidden,
-        intermediate=_integer(config, "ffn_dim"),
-        layers=_integer(config, "num_hidden_layers"),
-        heads=heads,
-        kv_heads=heads,
-        head_dim=_head_dim({}, hidden, heads),
-        vocab=_integer(config, "vocab_size"),
-        max_positions=positions,
-        embedding=_integer(config, "word_embed_proj_dim", hidden),
-        position_rows=positions + 2,  # OPTLearnedPositionalEmbedding keeps two rows of padding in front
-        norm_parameters=2 * hidden if _flag(config, "layer_norm_elementwise_affine", True) else 0,
-        final_norm=before and not _flag(config, "_remove_final_layer_norm", False),
-        attention_bias=bias,
-        mlp_bias=bias,
-        tied=_flag(config, "tie_word_embeddings", True),
-    )
-
-
-FAMILIES: dict[str, Callable[[Mapping[str, Any]], DecoderConfig]] = {"llama": _llama, "opt": _opt}
+        raise MacloomError(f"config.{key}: must divide hidden_size {hidden}, not {heads}")
+    return integer(config, "head_dim", hidden // heads)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -203,24 +53,88 @@ def located(path: Path) -> Iterator[None]:
         raise MacloomError(f"{path}: {error}") from None
 
 
-def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
-    """Return the decoder that a Hugging Face configuration describes.
+KEYS = {
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "vocab": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+"""Where a configuration keeps its sizes, unless its family says otherwise."""
 
-    >>> decoder_config({"model_type": "bert"})
+
+def _window(config: Mapping[str, Any], layers: int, period: int) -> dict[str, Any]:
+    if not period or config.get("sliding_window") is None:
+        return {}
+    return {"window": integer(config, "sliding_window"), "windowed_layers": -(-layers // period)}
+
+
+def _key(config: Mapping[str, Any], family: Family, name: str) -> str:
+    key = family.keys.get(name, KEYS.get(name, name))
+    if isinstance(key, str):
+        return key
+    return next((k for k in key if config.get(k) is not None), key[0])
+
+
+def _sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
+    def size(name: str, default: int | None = None) -> int:
+        return integer(config, _key(config, family, name), family.defaults.get(name, default))
+
+    hidden, heads = size("hidden"), size("heads")
+    found = {
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": size("kv_heads", heads),
+        "embedding": size("embedding", hidden),
+    }
+    found["head_dim"] = _head_dim(config, hidden, heads, _key(config, family, "heads"))
+    # Families with a name of their own for the width of the MLP may leave it out: four times that of the model.
+    found["intermediate"] = size("intermediate", 4 * hidden if "intermediate" in family.keys else None)
+    for name in ("layers", "vocab", "max_positions", *({"experts", "experts_per_token"} & set(family.keys))):
+        found[name] = size(name)
+    return found
+
+
+def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
+    """Return the decoder or encoder that a Hugging Face configuration describes.
+
+    >>> decoder_config({"model_type": "mamba"})
     Traceback (most recent call last):
         ...
-    macloom.errors.MacloomError: config.model_type: must be 'llama' or 'opt', not 'bert'
+    macloom.errors.MacloomError: config.model_type: unknown name 'mamba'; did you mean 'llama'?
     """
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise MacloomError(f"config.model_type: must be {' or '.join(map(repr, FAMILIES))}, not {family!r}")
-    return FAMILIES[family](config)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise unknown("config.model_type", model_type, FAMILIES)
+    family = FAMILIES[model_type]
+    key, *allowed = family.activation
+    activation = config.get(key, allowed[0])
+    if activation not in allowed:
+        raise MacloomError(f"config.{key}: must be {' or '.join(map(repr, allowed))}, not {activation!r}")
+    for key, only in family.fixed.items():
+        if config.get(key, only) != only:
+            raise MacloomError(f"config.{key}: must be {json.dumps(only)}, not {json.dumps(config[key])}")
+    sizes = _sizes(config, family)
+    fields: dict[str, Any] = {
+        "family": model_type,
+        "names": family.names,
+        "position_rows": 0,
+        "activation": ACTIVATIONS[activation],
+        "norm_parameters": sizes["hidden"] * (2 if family.traits["norm"] is VectorKind.LAYER_NORM else 1),
+        **sizes,
+        **family.traits,
+        **{name: flag(config, key, default) for name, (key, default) in family.flags.items()},
+        **_window(config, sizes["layers"], family.window_period),
+    }
+    return DecoderConfig(**fields | family.derive(config))
 
 
 def config_paths() -> dict[str, Path]:
     """Return the name and `config.json` of every model that macloom knows, embedded models first."""
     embedded = {p.parent.name: p for p in sorted(EMBEDDED.glob("*/config.json"))}
-    return embedded | {p.stem: p for p in sorted(ZOO.glob("*.json"))}
+    return embedded | {p.stem: p for p in sorted(ZOO.glob("*.json"), key=lambda p: p.stem)}
 
 
 def find_config(name_or_path: str | Path) -> tuple[str, Path]:

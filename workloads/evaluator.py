@@ -7,7 +7,7 @@ predicted from its own first byte on, so every score uses at most `context` byte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,15 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from macloom._noise import sqnr_db
 from macloom.errors import MacloomError, require_positive_integer
-from macloom.workloads.accuracy import BYTES, Accuracy
+from macloom.formats import Encoded, get_accumulator
+from macloom.workloads.accuracy import BYTES, Accuracy, VectorCost
+from macloom.workloads.exact_vector import ExactVector, RangeVector, vector_unit
 from macloom.workloads.lm.checkpoint import LanguageModel, load_model
 from macloom.workloads.lm.data import Text, stdlib_text, text_from_file
-from macloom.workloads.lm.model import FLOAT, Arithmetic, forward
-from macloom.workloads.quantized import QuantizedArithmetic, RecordingArithmetic
+from macloom.workloads.lm.model import FLOAT, FLOAT_VECTOR, Arithmetic, VectorOps, forward
+from macloom.workloads.quantized import ExactRecording, Observer, QuantizedArithmetic, RecordingArithmetic
 from macloom.workloads.recipe import Recipe, load_recipe
+from macloom.workloads.scoring import NoiseMeter, digest, divergence, mean, perplexity_of
 from macloom.workloads.search import GemmSample, Memo, Plan, plan_operands
+from macloom.workloads.steps import Progress, Steps
 
 CALIBRATION_WINDOWS = 8
 
@@ -34,10 +37,13 @@ def evaluate(
     recipe: Recipe | str | Path,
     text: Text | str | Path | None = None,
     *,
+    accumulator: str | None = None,
+    vector: str = "float",
     windows: int = 16,
     context: int = 256,
     batch: int = 4,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Accuracy:
     """Run `model` on `text` in the recipe's arithmetic and compare it with the unquantized model.
 
@@ -48,17 +54,25 @@ def evaluate(
         model: a model, the name of an embedded one, or a checkpoint directory.
         recipe: a recipe, a format string, or a TOML file.
         text: a text or a file; None: held-out packages of the running Python's standard library.
+        accumulator: a name for `macloom.formats.get_accumulator` in place of the recipe's own.
+        vector: `float` runs norms, rope, softmax, activations and residuals in torch's float32; `exact` or
+            `exact:<unit>` runs them on a vector unit, with every bit of the model defined, and measures
+            what that costs against float.
         windows: how many windows; fewer if the text holds fewer.
         context: bytes per window.
         batch: windows per forward pass; a format that takes one scale of a whole tensor at run time
             (none with `static_scale` does) takes it from the windows of one pass.
         seed: draws the calibration windows and rows.
+        progress: called as progress(what, steps done, steps in all).
 
     Raises:
-        MacloomError: unknown model or recipe, missing or too short text, non-finite reference logits.
+        MacloomError: unknown model, recipe, accumulator or vector unit, an accumulator that cannot take the
+            recipe's formats, missing or too short text, non-finite reference logits.
     """
-    evaluator = Evaluator(model, text, windows=windows, context=context, batch=batch, seed=seed)
-    return evaluator.run(recipe)
+    resolved = load_recipe(recipe).with_accumulator(accumulator)
+    vector_unit(vector)
+    evaluator = Evaluator(model, text, windows=windows, context=context, batch=batch, seed=seed, progress=progress)
+    return evaluator.run(resolved, vector=vector)
 
 
 class Evaluator:
@@ -73,6 +87,7 @@ class Evaluator:
         context: int = 256,
         batch: int = 4,
         seed: int = 0,
+        progress: Progress | None = None,
     ) -> None:
         for name, value in (("windows", windows), ("context", context), ("batch", batch)):
             require_positive_integer(name, value)
@@ -92,26 +107,40 @@ class Evaluator:
         self._tokens = _cut(self.text, context + 1, windows)
         self.windows, self.context, self.batch, self.seed = len(self._tokens), context, batch, seed
         self.stride = len(self.text.data) // (context + 1) * (context + 1) // self.windows
-        self._memo: Memo = {}
+        self._memos: dict[bool, Memo] = {False: {}, True: {}}
+        self._steps = Steps(progress)
 
-    def run(self, recipe: Recipe | str | Path) -> Accuracy:
-        """Search scales, run the quantized model, and compare."""
-        resolved = load_recipe(recipe)
-        reference = self._reference
-        plan = self.plan(resolved)
-        noise = _NoiseMeter(self._reference_products)
-        arithmetic = QuantizedArithmetic(resolved, plan, noise)
-        logits = self._forward(arithmetic)
+    def run(self, recipe: Recipe | str | Path, *, accumulator: str | None = None, vector: str = "float") -> Accuracy:
+        """Search scales, run the quantized model, and compare; arguments as for `evaluate`."""
+        resolved, unit = load_recipe(recipe).with_accumulator(accumulator), vector_unit(vector)
+        passes = -(-self.windows // self.batch)
+        phases = {"unquantized": 2 * passes, "calibration": 1, "scale search": 1, "quantized": passes}
+        self._steps.begin(phases | ({"float vector operations": passes} if unit else {}))
+        self._steps.enter("unquantized")
+        reference, _ = self.reference, self.blocks_zeroed_perplexity
+        plan = self.plan(resolved, exact=unit is not None)
+        self._steps.enter("quantized")
+        noise = NoiseMeter(self._reference_products)
+        weights: dict[str, Encoded] = {}
+        arithmetic, logits = self.quantized_logits(resolved, plan, noise, self.operations(vector), weights)
         nonfinite = int((~torch.isfinite(logits)).sum())
         if nonfinite:
             nats, kl, top1 = math.inf, math.inf, math.nan
+            scores = torch.full_like(logits, math.nan)
         else:
             scores = F.log_softmax(logits, -1)
-            nats = self._nats(scores)
-            # Rounding can make the sum of a model with itself -1e-17.
-            kl = max(0.0, float((reference.exp() * (reference - scores)).sum(-1).mean(dtype=torch.float64)))
-            top1 = float((reference.argmax(-1) == scores.argmax(-1)).double().mean())
+            nats = self.nats(scores)
+            kl, top1 = divergence(reference, scores)
+        cost = None
+        if unit:
+            self._steps.enter("float vector operations")
+            cost = self._vector_cost(resolved, plan, scores, weights)
+        self._steps.end()
         return Accuracy(
+            vector=f"exact:{unit.name}" if unit else "float",
+            vector_unit=unit.to_dict() if unit else None,
+            vector_cost=cost,
+            logits_sha256=digest(logits) if unit else None,
             model=self.model.name,
             model_sha256=self.model.sha256,
             recipe=resolved,
@@ -123,7 +152,7 @@ class Evaluator:
             seed=self.seed,
             calibration_text=self._calibration_text.name,
             calibration_sha256=self._calibration_text.sha256,
-            perplexity=_perplexity(nats),
+            perplexity=perplexity_of(nats),
             kl_nats=kl,
             top1_agreement=top1,
             reference_perplexity=self.reference_perplexity,
@@ -136,14 +165,54 @@ class Evaluator:
             searches=tuple(p for (_, operand), p in plan.items() if operand != "output"),
         )
 
-    def plan(self, recipe: Recipe) -> Plan:
-        """Search the scales of every operand on calibration windows of the training text."""
-        return plan_operands(recipe, self._calibration, self._memo)
+    def plan(self, recipe: Recipe, *, exact: bool = False) -> Plan:
+        """Search the scales of every operand on calibration windows of the training text.
+
+        Args:
+            exact: calibrate on exact sums of 16-bit integers, not on float products, whose last bits depend
+                on threads.
+        """
+        self._steps.enter("calibration")
+        samples = self.samples("exact" if exact else "float")
+        check_accumulators(recipe, samples)
+        self._steps.enter("scale search")
+        return plan_operands(recipe, samples, self._memos[exact])
+
+    def samples(self, vector: str = "float") -> list[GemmSample]:
+        """Return the calibration data of every product, for runs with these vector operations."""
+        return self._calibration if vector_unit(vector) is None else self._exact[0]
+
+    def operations(self, vector: str) -> VectorOps:
+        """Return the vector operations of this name, fixed-point lanes placed for this model."""
+        unit = vector_unit(vector)
+        return FLOAT_VECTOR if unit is None else ExactVector(unit, self._exact[1])
+
+    def quantized_logits(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        observe: Observer | None = None,
+        vector: VectorOps = FLOAT_VECTOR,
+        weights: MutableMapping[str, Encoded] | None = None,
+    ) -> tuple[QuantizedArithmetic, Tensor]:
+        """Return the arithmetic, with its overflow reports, and the logits of all windows."""
+        arithmetic = QuantizedArithmetic(recipe, plan, observe, vector, weights)
+        return arithmetic, self._forward(arithmetic, vector=vector)
+
+    def _vector_cost(
+        self, recipe: Recipe, plan: Plan, scores: Tensor, weights: MutableMapping[str, Encoded]
+    ) -> VectorCost:
+        logits = self.quantized_logits(recipe, plan, weights=weights)[1]
+        if not bool(torch.isfinite(logits).all()):
+            return VectorCost(float_perplexity=math.inf, kl_nats=math.inf, top1_agreement=math.nan)
+        floating = F.log_softmax(logits, -1)
+        kl, top1 = divergence(floating, scores)
+        return VectorCost(float_perplexity=perplexity_of(self.nats(floating)), kl_nats=kl, top1_agreement=top1)
 
     @cached_property
     def reference_perplexity(self) -> float:
         """Perplexity of the unquantized model."""
-        return _perplexity(self._nats(self._reference))
+        return perplexity_of(self.nats(self.reference))
 
     @cached_property
     def blocks_zeroed_perplexity(self) -> float:
@@ -153,19 +222,23 @@ class Evaluator:
             for name, t in self.model.parameters.items()
         }
         logits = self._forward(FLOAT, zeroed)
-        return _perplexity(self._nats(F.log_softmax(logits, -1)))
+        return perplexity_of(self.nats(F.log_softmax(logits, -1)))
 
     @cached_property
     def unigram_perplexity(self) -> float:
         """Perplexity of the byte frequencies of the training text, which use no context at all."""
         counts = np.bincount(np.frombuffer(self._calibration_text.data, np.uint8), minlength=BYTES) + 1
         scores = torch.from_numpy(np.log(counts / counts.sum()))
-        return _perplexity(self._nats(scores.expand(*self._tokens[:, 1:].shape, BYTES)))
+        return perplexity_of(self.nats(scores.expand(*self._tokens[:, 1:].shape, BYTES)))
+
+    def float_logits(self) -> Tensor:
+        """Return the logits of the unquantized model, windows x context x bytes."""
+        return self._forward(FLOAT)
 
     @cached_property
-    def _reference(self) -> Tensor:
+    def reference(self) -> Tensor:
         """Log-probabilities of the unquantized model, windows x context x bytes."""
-        logits = self._forward(FLOAT)
+        logits = self.float_logits()
         bad = int((~torch.isfinite(logits)).sum())
         if bad:
             raise MacloomError(
@@ -188,48 +261,49 @@ class Evaluator:
 
     @cached_property
     def _calibration(self) -> list[GemmSample]:
-        rng = np.random.default_rng(self.seed)
-        flat = np.frombuffer(self._calibration_text.data, np.uint8)
-        starts = rng.integers(0, len(flat) - self.context, CALIBRATION_WINDOWS)
-        tokens = torch.from_numpy(np.stack([flat[s : s + self.context] for s in starts]).astype(np.int64))
+        rng, tokens = self._calibration_tokens()
         recorder = RecordingArithmetic(rng=rng)
         with torch.inference_mode():
             forward(self.model.parameters, self.model.config, tokens, recorder)
         return recorder.samples
 
+    @cached_property
+    def _exact(self) -> tuple[list[GemmSample], dict[str, float]]:
+        """Calibration data and magnitudes of vector operands, the same on any number of threads."""
+        rng, tokens = self._calibration_tokens()
+        ranges = RangeVector()
+        recorder = ExactRecording(rng=rng, vector=ranges)
+        with torch.inference_mode():
+            forward(self.model.parameters, self.model.config, tokens, recorder, ranges)
+        return recorder.samples, ranges.ranges
+
+    def _calibration_tokens(self) -> tuple[np.random.Generator, Tensor]:
+        rng = np.random.default_rng(self.seed)
+        flat = np.frombuffer(self._calibration_text.data, np.uint8)
+        starts = rng.integers(0, len(flat) - self.context, CALIBRATION_WINDOWS)
+        return rng, torch.from_numpy(np.stack([flat[s : s + self.context] for s in starts]).astype(np.int64))
+
     def _forward(
-        self, arithmetic: Arithmetic, parameters: Mapping[str, Tensor] | None = None, tokens: Tensor | None = None
+        self,
+        arithmetic: Arithmetic,
+        parameters: Mapping[str, Tensor] | None = None,
+        tokens: Tensor | None = None,
+        vector: VectorOps = FLOAT_VECTOR,
     ) -> Tensor:
         """Return float32 logits of all windows, a batch at a time."""
         tokens = self._tokens if tokens is None else tokens
         parameters = self.model.parameters if parameters is None else parameters
+        parts = []
         with torch.inference_mode():
-            parts = [
-                forward(parameters, self.model.config, part[:, :-1], arithmetic).float()
-                for part in tokens.split(self.batch)
-            ]
+            for part in tokens.split(self.batch):
+                parts.append(forward(parameters, self.model.config, part[:, :-1], arithmetic, vector).float())
+                self._steps.step()
         return torch.cat(parts)
 
-    def _nats(self, scores: Tensor) -> float:
+    def nats(self, scores: Tensor) -> float:
         """Mean negative log-probability of the text, per byte."""
         chosen = scores.gather(-1, self._tokens[:, 1:, None])
-        return -float(chosen.mean(dtype=torch.float64))
-
-
-class _NoiseMeter:
-    """Sums signal and noise of every product on the first batch that passes."""
-
-    def __init__(self, reference: Mapping[str, Tensor]) -> None:
-        self._reference = reference
-        self._sums: dict[str, tuple[float, float]] = {}
-
-    def __call__(self, op: str, out: Tensor) -> None:
-        if op not in self._sums:
-            reference = self._reference[op]
-            self._sums[op] = float(reference.square().sum()), float((out - reference).square_().sum())
-
-    def sqnr_db(self) -> dict[str, float]:
-        return {op: sqnr_db(signal, noise) for op, (signal, noise) in self._sums.items()}
+        return -mean(chosen)
 
 
 def load_text(source: Text | str | Path | None) -> Text:
@@ -250,5 +324,18 @@ def _cut(text: Text, length: int, count: int) -> Tensor:
     return torch.from_numpy(windows.astype(np.int64))
 
 
-def _perplexity(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf  # exp overflows a double at 709.8
+def check_accumulators(recipe: Recipe, samples: Sequence[GemmSample]) -> None:
+    """Raise before anything slow if an operation's formats do not suit the recipe's accumulator.
+
+    Raises:
+        MacloomError: the message names the operation and what would fit.
+    """
+    for sample in samples:
+        name = recipe.accumulator_for(sample.op)
+        if name is None:
+            continue
+        a, b = (recipe.format_for(s.role, sample.op).encode(s.rows[..., :1, :]) for s in (sample.a, sample.b))
+        try:
+            get_accumulator(name).check(a.operand(), b.operand())
+        except MacloomError as error:
+            raise MacloomError(f"recipe {recipe.name!r}: {sample.op}: {error}") from None

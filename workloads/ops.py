@@ -25,7 +25,11 @@ class Role(StrEnum):
 
 
 class VectorKind(StrEnum):
-    """What a vector operation computes."""
+    """What a vector operation computes.
+
+    `gelu_gate` is gelu whose result is multiplied before a matrix product reads it. `cache` puts keys and values
+    into the cache where one projection makes them together with the queries.
+    """
 
     EMBEDDING = "embedding"
     RMS_NORM = "rms_norm"
@@ -34,6 +38,9 @@ class VectorKind(StrEnum):
     SOFTMAX = "softmax"
     SILU = "silu"
     RELU = "relu"
+    GELU = "gelu"
+    GELU_GATE = "gelu_gate"
+    CACHE = "cache"
     MULTIPLY = "multiply"
     ADD = "add"
 
@@ -45,7 +52,9 @@ class Gemm:
     `a` is the streamed operand (M rows), `b` the other (N rows of length K, one per output
     channel). `b_sharing` batches in a row use the same `b` (grouped-query attention).
     `causal` keeps only the lower triangle of the M x N result (QK^T) or of the M x K operand (PV)
-    as useful work; the full product is what an array without masking computes.
+    as useful work; the full product is what an array without masking computes. `reads` names the operation
+    whose result `a` is, or several where it is one of them (in the first layer and in others); it says
+    what may stay on chip and is empty where nobody knows.
     """
 
     name: str
@@ -59,6 +68,7 @@ class Gemm:
     b_sharing: int = 1
     causal: bool = False
     repeat: int = 1
+    reads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for f in ("m", "n", "k", "batch", "b_sharing", "repeat"):
@@ -90,7 +100,10 @@ class Gemm:
 
 @dataclass(frozen=True, kw_only=True)
 class Vector:
-    """A row-wise or elementwise operation on `rows` rows of `width` elements, `repeat` times."""
+    """A row-wise or elementwise operation on `rows` rows of `width` elements, `repeat` times.
+
+    `reads` has for each of its inputs what `Gemm.reads` has, or is empty.
+    """
 
     name: str
     kind: VectorKind
@@ -98,10 +111,15 @@ class Vector:
     width: int
     inputs: int = 1
     repeat: int = 1
+    reads: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for f in ("rows", "width", "inputs", "repeat"):
             require_positive_integer(f"vector {self.name!r}.{f}", getattr(self, f))
+        if self.reads and len(self.reads) != self.inputs:
+            raise MacloomError(
+                f"vector {self.name!r}.reads: must name {self.inputs} inputs or be empty, not {self.reads!r}"
+            )
 
     @property
     def elements(self) -> int:

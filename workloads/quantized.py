@@ -3,13 +3,13 @@
 `GemmArithmetic` splits the forward pass into products with named operands; `RecordingArithmetic`
 computes them in float and keeps calibration data; `QuantizedArithmetic` encodes the operands and
 computes what the hardware would with `macloom.formats.gemm`. All else (norms, rope, softmax,
-activation, residual) is float32.
+activation, residual) belongs to `VectorOps`, of which attention needs the softmax.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from macloom.errors import MacloomError
-from macloom.formats import Encoded, GemmReport, TensorFormat, gemm
+from macloom.formats import Encoded, GemmReport, Grain, Granularity, IntFormat, Scaled, TensorFormat, gemm
+from macloom.workloads.lm.model import FLOAT_VECTOR, VectorOps
 from macloom.workloads.ops import Role
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.search import GemmSample, OperandPlan, Plan, Sample
@@ -37,14 +38,14 @@ class Operand:
 class GemmArithmetic:
     """An `Arithmetic` whose products all go through `product`, under the op names of a workload.
 
-    Attention is two products per head: `scores` of queries and keys, times 1 / sqrt(head width) and
-    softmax in float32, then `values` of probabilities and values. Query heads that share keys are rows
-    of one product. The reduction axis of `values` is the token axis, so a format whose scale spans
-    several elements there mixes tokens of the window, as it does in prefill hardware.
+    Attention is two products per head: `scores` of queries and keys, times 1 / sqrt(head width), the
+    softmax of `vector` (float32 unless given), then `values` of probabilities and values. Query heads
+    that share keys are rows of one product. The reduction axis of `values` is the token axis, so a format
+    whose scale spans several elements there mixes tokens of the window, as it does in prefill hardware.
     """
 
-    def __init__(self, observe: Observer | None = None) -> None:
-        self._observe = observe
+    def __init__(self, observe: Observer | None = None, vector: VectorOps = FLOAT_VECTOR) -> None:
+        self._observe, self._vector = observe, vector
         self._rows: tuple[Tensor, Tensor] | None = None
 
     def product(self, op: str, a: Operand, b: Operand) -> Tensor:
@@ -67,7 +68,9 @@ class GemmArithmetic:
             Operand(name="query", role=Role.ACTIVATION, values=query),
             Operand(name="key", role=Role.KV, values=k),
         )
-        probability = causal_softmax(scores.view(batch, heads, length, length), 1 / math.sqrt(width))
+        probability = self._vector.softmax(
+            f"{name}.softmax", scores.view(batch, heads, length, length), 1 / math.sqrt(width)
+        )
         out = self._observed(
             f"{name}.values",
             Operand(name="probability", role=Role.PROBABILITY, values=probability.view(scores.shape)),
@@ -82,17 +85,6 @@ class GemmArithmetic:
         return out
 
 
-def causal_softmax(scores: Tensor, scale: float) -> Tensor:
-    """Return softmax(scale * scores) over the last axis, exactly zero where a key is later than its query.
-
-    Args:
-        scores: (..., T, T), queries by keys.
-    """
-    length = scores.shape[-1]
-    mask = torch.full((length, length), -math.inf, device=scores.device).triu(1)
-    return torch.add(mask, scores.float(), alpha=scale).softmax(-1)
-
-
 class RecordingArithmetic(GemmArithmetic):
     """Float products, keeping a sample of every operand for the scale search.
 
@@ -103,15 +95,21 @@ class RecordingArithmetic(GemmArithmetic):
     """
 
     def __init__(
-        self, *, rows: int = 256, windows: int = 2, rng: np.random.Generator, observe: Observer | None = None
+        self,
+        *,
+        rows: int = 256,
+        windows: int = 2,
+        rng: np.random.Generator,
+        observe: Observer | None = None,
+        vector: VectorOps = FLOAT_VECTOR,
     ) -> None:
-        super().__init__(observe)
+        super().__init__(observe, vector)
         self.samples: list[GemmSample] = []
         self._row_count, self._windows, self._rng = rows, windows, rng
         self._last: tuple[Tensor, Sample] | None = None
 
     def product(self, op: str, a: Operand, b: Operand) -> Tensor:
-        out = torch.matmul(a.values, b.values.transpose(-1, -2))
+        out = self.multiply(a, b)
         if self._last is None or self._last[0] is not a.values:
             self._last = (a.values, self._sample(a, len(self.samples), draw=True))
         self.samples.append(
@@ -120,6 +118,10 @@ class RecordingArithmetic(GemmArithmetic):
             )
         )
         return out
+
+    def multiply(self, a: Operand, b: Operand) -> Tensor:
+        """Return the product of two operands."""
+        return torch.matmul(a.values, b.values.transpose(-1, -2))
 
     def _sample(self, operand: Operand, source: int, draw: bool = False) -> Sample:
         x = _to_numpy(operand.values)
@@ -133,22 +135,44 @@ class RecordingArithmetic(GemmArithmetic):
         return Sample(name=operand.name, role=operand.role, rows=x.copy(), extremes=extremes, source=source)
 
 
+class ExactRecording(RecordingArithmetic):
+    """Recording on 16-bit integers per row and exact sums, which come out the same on any number of threads.
+
+    Float products of a linear algebra library do not: their last bits depend on how it splits the work.
+    """
+
+    FORMAT = Scaled(name="int16:token", element=IntFormat(width=16), granularity=Granularity(grain=Grain.ROW))
+
+    def multiply(self, a: Operand, b: Operand) -> Tensor:
+        left, right = (self.FORMAT.encode(_to_numpy(o.values)) for o in (a, b))
+        return torch.from_numpy(gemm(left, right, "exact"))
+
+
 class QuantizedArithmetic(GemmArithmetic):
     """Products of encoded operands in the recipe's formats, accumulator and output format.
 
     Args:
         plan: how each operand is encoded, from `plan_operands`.
         observe: called with the name and result of every product.
+        vector: what else attention does; float32 unless given.
+        weights: encoded weights by operation; pass the same one only with the same recipe formats and plan.
 
     Attributes:
         reports: accumulator and overflow counts of every operation so far.
     """
 
-    def __init__(self, recipe: Recipe, plan: Plan, observe: Observer | None = None) -> None:
-        super().__init__(observe)
+    def __init__(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        observe: Observer | None = None,
+        vector: VectorOps = FLOAT_VECTOR,
+        weights: MutableMapping[str, Encoded] | None = None,
+    ) -> None:
+        super().__init__(observe, vector)
         self.recipe, self.plan = recipe, plan
         self.reports: dict[str, GemmReport] = {}
-        self._weights: dict[str, Encoded] = {}
+        self._weights: MutableMapping[str, Encoded] = {} if weights is None else weights
         self._last: tuple[Tensor, TensorFormat, float, Encoded] | None = None
 
     def product(self, op: str, a: Operand, b: Operand) -> Tensor:
@@ -163,7 +187,7 @@ class QuantizedArithmetic(GemmArithmetic):
             report = self.reports.setdefault(op, GemmReport())
             out = gemm(encoded_a, encoded_b, self.recipe.accumulator_for(op), report)
             planned = self._planned(op, "output")
-            return torch.from_numpy(planned.format.quantize(out, scale=planned.scale))
+            return torch.from_numpy(planned.format.quantize(out, scale=planned.scale, out=out))
         except MacloomError as error:
             raise MacloomError(f"recipe {self.recipe.name!r}: {op}: {error}") from None
 

@@ -10,7 +10,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -130,6 +130,14 @@ class Recipe:
             if fnmatchcase(op_name, pattern) or fnmatchcase(op_name, f"*.{pattern}"):
                 return fmt
         return None
+
+    def with_accumulator(self, accumulator: str | None) -> Recipe:
+        """Return the recipe with another accumulator; None leaves it as it is.
+
+        >>> load_recipe("int4").with_accumulator("int16:saturate").accumulator
+        'int16:saturate'
+        """
+        return self if accumulator is None else replace(self, accumulator=accumulator)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved recipe, ready for JSON."""

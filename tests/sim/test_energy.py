@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from macloom.arch import Provenance, Quantity
-from macloom.sim import Energy
+from macloom.arch import Provenance, Quantity, load_accelerator, load_technology
+from macloom.sim import Energy, simulate
 from macloom.sim.energy import NOTHING, cheapest_mac_j, energy_of, vector_energy
 from macloom.sim.vector import Operations
+from macloom.workloads import load_workload
 
 
 def test_components_add_and_kinds_weaken():
@@ -42,3 +45,28 @@ def test_vector_operations(machine):
     energy = vector_energy(machine(), Operations(multiplies=3, adds=2))
     assert energy.value == pytest.approx(3 * 1.1e-12 + 2 * 0.4e-12)
     assert vector_energy(machine(), Operations()) == NOTHING
+
+
+def test_bounds_add_up_by_component_and_enclose_the_value() -> None:
+    narrow = energy_of(mac_j=Quantity(value=1.0, kind=Provenance.SCALED, low=0.5))
+    wide = energy_of(
+        mac_j=Quantity(value=2.0, kind=Provenance.PUBLISHED),
+        dram_j=Quantity(value=3.0, kind=Provenance.PUBLISHED, low=2.0, high=7.0),
+    )
+    both = narrow + 2 * wide
+    assert (both.low_j, both.total_j, both.high_j) == (0.5 + 4.0 + 4.0, 11.0, 5.0 + 14.0)
+    assert both.low == {"mac_j": 4.5, "dram_j": 4.0}
+    assert both.high == {"dram_j": 14.0}
+    assert both.to_dict()["high_j"] == 19.0
+
+
+def test_a_simulation_carries_the_spread_of_its_technology() -> None:
+    workload = load_workload("tiny", phase="prefill", sequence=16)
+    result = simulate(workload, "olive-sa", "ovp4")
+    totals = result.totals()
+    assert totals["energy_low_j"] < totals["energy_j"] < totals["energy_high_j"]
+    assert totals["energy_low_j"] == pytest.approx(sum(op.energy.low_j for op in result.ops))
+    # 45 nm prints one value for every operation: only DRAM has a range, upwards.
+    exact = replace(load_accelerator("olive-sa"), technology=load_technology("45nm"))
+    plain = simulate(workload, exact, "ovp4").energy
+    assert plain.low_j == plain.total_j < plain.high_j

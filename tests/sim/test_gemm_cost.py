@@ -218,7 +218,7 @@ def test_representative_tiles_stand_for_all(machine, monkeypatch):
         )
         cases.append((op, accelerator, "mxint8" if rng.integers(2) else "int8"))
     few = [run(*case) for case in cases]
-    monkeypatch.setattr("macloom.sim.memory.representatives", every_place)
+    monkeypatch.setattr("macloom.sim.event.representatives", every_place)
     monkeypatch.setattr("macloom.sim.gemm_cost.representatives", every_place)
     assert [run(*case) for case in cases] == few
     assert (

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from macloom.sim.memory import TileCosts, representatives, transfer_cycles, walk_time
+from macloom.sim.event import TileCosts, representatives, walk_time
+from macloom.sim.memory import transfer_cycles
 
 
 def plain_walk(costs, overlap_loads, overlap_stores):
@@ -60,10 +61,10 @@ def test_walk_time_equals_the_plain_loop(overlap_loads, overlap_stores):
 
 def constant(load, array, vector, store):
     return lambda i: TileCosts(
-        **{
-            name: np.full(len(i), cost)
-            for name, cost in (("load", load), ("array", array), ("vector", vector), ("store", store))
-        }
+        load=np.full(len(i), load),
+        array=np.full(len(i), array),
+        vector=np.full(len(i), vector),
+        store=np.full(len(i), store),
     )
 
 

@@ -49,6 +49,7 @@ FORGERIES = {
     },
     "DRAM traffic at least each tensor once": lambda op: {"dram_read_bits": op.dram_read_bits - 1},
     "cycles are the sum of their parts": lambda op: {"stall_cycles": op.stall_cycles + 1},
+    "stalls are the sum of their causes": lambda op: {"b_stall_cycles": op.b_stall_cycles + 1},
     "no unit is busy for longer than the operation takes": lambda op: {"dram_busy_cycles": op.cycles + 1},
 }
 

@@ -129,7 +129,7 @@ def test_unknown_objective():
 
 def test_every_kind_of_operation_of_the_models_is_costed(machine):
     kinds = set()
-    for name in ("opt-6.7b", "llama-3-8b"):
+    for name in ("opt-6.7b", "llama-3-8b", "gpt2", "gemma-2-9b"):
         result = simulate(load_workload(name, phase="decode", context=16), "fp16-sa", "fp16")
         kinds |= {op.kind for op in result.ops}
         assert all(op.cycles > 0 and op.energy.total_j > 0 for op in result.ops)

@@ -9,20 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from macloom.arch import Dataflow
 from macloom.errors import MacloomError
-from macloom.sim.systolic import array_cycles, buffer_accesses
-from macloom.sim.tiling import (
-    ORDERS,
-    Objective,
-    TileProblem,
-    Tiling,
-    best_tiling,
-    room_needed,
-    tile_work,
-    traffic,
-)
+from macloom.sim.gemm_cost import phases
+from macloom.sim.systolic import array_cycles, buffer_accesses, product_cycles
+from macloom.sim.tile_search import Objective, best_tiling
+from macloom.sim.tiling import ORDERS, TileProblem, Tiling, room_needed, tile_work, traffic
 from macloom.sim.walk import loop_steps, visited_tiles
 
 PROBLEM = TileProblem(
@@ -209,3 +204,27 @@ def test_buffers_too_small(buffer, room, need):
     )
     with pytest.raises(MacloomError, match=re.escape(message)):
         best_tiling(replace(PROBLEM, room_bits=room))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    dataflow=st.sampled_from(list(Dataflow)),
+    m=st.integers(1, 60),
+    n=st.integers(1, 60),
+    k=st.integers(1, 60),
+    arrays=st.integers(1, 4),
+    shadow=st.booleans(),
+    segment=st.sampled_from([None, 8, 7]),
+)
+def test_work_and_phases_of_one_tile_are_those_of_the_product(dataflow, m, n, k, arrays, shadow, segment):
+    segment = None if segment is not None and segment >= k else segment
+    problem = replace(
+        PROBLEM, dataflow=dataflow, m=m, n=n, k=k, arrays=arrays, shadow_registers=shadow, segment=segment
+    )
+    work = tile_work(problem, m, n, k)
+    fill, steady, drain, trailing = phases(problem, Tiling(m=m, n=n, k=k, order="mnk"), work, 3)
+    whole = product_cycles(
+        dataflow, m, n, k, 4, 4, shadow_registers=shadow, segment=segment, decoder_latency=3, arrays=arrays
+    )
+    assert (fill, steady, drain) == (whole.fill, whole.steady, whole.drain)
+    assert work.cycles + trailing == whole.total

@@ -42,6 +42,10 @@ def test_kinds_by_hand():
     assert kind_operations(VectorKind.ADD, 3, 10, fp16) == Operations(adds=60)
     assert kind_operations(VectorKind.RELU, 1, 4, int8) == Operations(multiplies=4, adds=12)
     assert kind_operations(VectorKind.ROPE, 1, 4, fp16) == Operations(multiplies=8, adds=8)
+    # x * x, times d, plus c, times x; exponential; plus one; reciprocal; times x; round.
+    assert kind_operations(VectorKind.GELU, 1, 1, fp16) == Operations(multiplies=3 + 4 + 4 + 1, adds=1 + 6 + 1 + 3 + 1)
+    assert kind_operations(VectorKind.GELU_GATE, 1, 1, fp16) == kind_operations(VectorKind.GELU, 1, 1, fp16)
+    assert kind_operations(VectorKind.CACHE, 3, 10, int8) == Operations(multiplies=30, adds=60)
     # Per element: scale, maximum, subtract, exponential, sum, normalise, round; per row a reciprocal.
     assert kind_operations(VectorKind.SOFTMAX, 2, 5, fp16) == Operations(
         multiplies=10 * 6 + 2 * 4, adds=10 * 10 + 2 * 3

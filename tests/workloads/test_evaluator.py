@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ class _Tap:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def small(model: LanguageModel, **options: int) -> Evaluator:
+def small(model: LanguageModel, **options: Any) -> Evaluator:
     return Evaluator(model, TEXT, **{"windows": 4, "context": 32, "batch": 2, **options})
 
 
@@ -244,7 +245,7 @@ def test_overflows_of_a_narrow_accumulator_are_counted_by_operation() -> None:
     evaluator = small(random_model())
     wide = evaluator.run("int8")
     assert not wide.overflows
-    narrow = evaluator.run(dataclasses.replace(load_recipe("int8"), accumulator="int12"))
+    narrow = evaluator.run(dataclasses.replace(load_recipe("int8"), accumulator="int15"))
     assert narrow.overflows["model.layers.0.self_attn.q_proj"] > 0
     assert narrow.to_dict()["overflows"] == narrow.overflows
     assert narrow.kl_nats > wide.kl_nats

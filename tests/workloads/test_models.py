@@ -129,20 +129,23 @@ def test_llama_block_holds_every_operation_in_order() -> None:
     ops = named(workload)
     assert all(op.repeat == (1 if name in ("embed_tokens", "norm", "lm_head") else 32) for name, op in ops.items())
     assert ops["self_attn.scores"] == Gemm(
-        name="self_attn.scores", m=16, n=16, k=128, batch=64, b=Role.KV, b_sharing=4, causal=True, repeat=32
-    )
+        name="self_attn.scores", m=16, n=16, k=128, batch=64, b=Role.KV, b_sharing=4, causal=True, repeat=32,
+        reads=("self_attn.rope_q",),
+    )  # fmt: skip
     assert ops["self_attn.values"] == Gemm(
         name="self_attn.values", m=16, n=128, k=16, batch=64, a=Role.PROBABILITY, b=Role.KV, out=Role.ACTIVATION,
-        b_sharing=4, causal=True, repeat=32,
+        b_sharing=4, causal=True, repeat=32, reads=("self_attn.softmax",),
     )  # fmt: skip
     assert ops["self_attn.softmax"] == Vector(
-        name="self_attn.softmax", kind=VectorKind.SOFTMAX, rows=2 * 32 * 16, width=16, repeat=32
-    )
+        name="self_attn.softmax", kind=VectorKind.SOFTMAX, rows=2 * 32 * 16, width=16, repeat=32,
+        reads=(("self_attn.scores",),),
+    )  # fmt: skip
     rope = [ops[f"self_attn.rope_{t}"] for t in "qk"]
     assert [r.elements for r in rope if isinstance(r, Vector)] == [32 * 4096, 32 * 1024]
     assert ops["mlp.multiply"] == Vector(
-        name="mlp.multiply", kind=VectorKind.MULTIPLY, rows=32, width=14336, inputs=2, repeat=32
-    )
+        name="mlp.multiply", kind=VectorKind.MULTIPLY, rows=32, width=14336, inputs=2, repeat=32,
+        reads=(("mlp.silu",), ("mlp.up_proj",)),
+    )  # fmt: skip
 
 
 def test_opt_block_holds_every_operation_in_order() -> None:
@@ -154,10 +157,31 @@ def test_opt_block_holds_every_operation_in_order() -> None:
         "final_layer_norm", "fc1", "relu", "fc2", "mlp.residual", "final_norm", "lm_head",
     ]  # fmt: skip
     ops = named(workload)
-    assert ops["fc1"] == Gemm(name="fc1", m=16, n=16384, k=4096, repeat=32)
+    assert ops["fc1"] == Gemm(name="fc1", m=16, n=16384, k=4096, repeat=32, reads=("final_layer_norm",))
     scores = ops["self_attn.scores"]
     assert isinstance(scores, Gemm)
     assert (scores.batch, scores.m, scores.k, scores.n, scores.b_sharing) == (32, 16, 128, 16, 1)
+
+
+@pytest.mark.parametrize("name", ["opt-6.7b", "llama-3-8b", "tiny"])
+def test_every_input_is_the_result_of_an_operation_of_that_size(name: str) -> None:
+    workload = load_workload(name, sequence=16, batch=2)
+    ops = named(workload)
+
+    def made(op: object) -> int:
+        return op.out_elements if isinstance(op, Gemm) else op.elements  # type: ignore[attr-defined]
+
+    unread = []
+    for op in workload.ops:
+        if isinstance(op, Gemm):
+            size = op.a_elements
+            inputs = (op.reads,)
+        else:
+            size, inputs = op.elements, op.reads
+        unread += [op.name] if not inputs else []
+        for makers in inputs:
+            assert {made(ops[maker]) for maker in makers} == {size}, op.name
+    assert all("embed" in op for op in unread)
 
 
 def test_results_of_key_and_value_projections_belong_to_the_cache() -> None:
@@ -320,8 +344,13 @@ def test_bad_arguments(options: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "mamba"}, "config.model_type: must be 'llama' or 'opt', not 'mamba'"),
-        ({}, "config.model_type: must be 'llama' or 'opt', not None"),
+        ({"model_type": ["llama"]}, "config.model_type: unknown name ['llama']; did you mean 'llama'?"),
+        ({"model_type": "mamba"}, "config.model_type: unknown name 'mamba'; did you mean 'llama'?"),
+        (
+            {},
+            "config.model_type: unknown name None; known are "
+            "bert, bloom, falcon, gemma2, gpt2, llama, mistral, mixtral, opt, phi3, qwen2, qwen3",
+        ),
         ({**LLAMA, "hidden_size": None}, "config.hidden_size: is missing; it must be a positive integer"),
         ({**LLAMA, "vocab_size": -1}, "config.vocab_size: must be a positive integer, not -1"),
         ({**LLAMA, "hidden_act": "gelu"}, "config.hidden_act: must be 'silu', not 'gelu'"),
@@ -354,8 +383,8 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
-    assert "unknown name 'opt-6b'; did you mean 'opt-6.7b'?" in fails("opt-6b")
-    assert "unknown name ''; known are llama-3-8b, " in fails("")
+    assert "unknown name 'opt-6.7'; did you mean 'opt-6.7b', " in fails("opt-6.7")
+    assert "unknown name ''; known are bert-base, " in fails("")
 
 
 def test_import_does_not_load_torch() -> None:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from macloom.errors import MacloomError
 from macloom.formats import get_format
-from macloom.workloads.lm.model import FLOAT, LlamaConfig, forward
+from macloom.workloads.lm.model import FLOAT, LlamaConfig, causal_softmax, forward
 from macloom.workloads.models import load_workload
 from macloom.workloads.ops import Role
-from macloom.workloads.quantized import Operand, QuantizedArithmetic, RecordingArithmetic, causal_softmax
+from macloom.workloads.quantized import Operand, QuantizedArithmetic, RecordingArithmetic
 from macloom.workloads.recipe import Recipe, load_recipe
 from macloom.workloads.search import Choice, OperandPlan, Plan, plan_operands
 

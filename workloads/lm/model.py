@@ -1,8 +1,8 @@
 """The Llama architecture as plain functions over a dictionary of tensors.
 
 Parameter names and arithmetic are those of Hugging Face's `LlamaForCausalLM`, so that a checkpoint
-runs in both. Every matrix product goes through an `Arithmetic`, which is where quantized execution
-takes over; training and the unquantized reference use `FloatArithmetic`.
+runs in both. Every matrix product goes through an `Arithmetic` and everything else through `VectorOps`,
+which is where quantized execution takes over; training and the unquantized reference use float.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -132,11 +132,88 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
-def forward(parameters: Parameters, config: LlamaConfig, tokens: Tensor, arithmetic: Arithmetic = FLOAT) -> Tensor:
+class VectorOps(Protocol):
+    """Who computes what is not a matrix product; `name` says where in the model."""
+
+    def embed(self, name: str, x: Tensor) -> Tensor:
+        """Take embeddings (B, T, C) into the residual stream."""
+        ...
+
+    def norm(self, name: str, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMSNorm over the last axis."""
+        ...
+
+    def positions(self, length: int, head_dim: int, theta: float, like: Tensor) -> Any:
+        """Return what `rotate` needs to know of positions 0 to length - 1."""
+        ...
+
+    def rotate(self, name: str, x: Tensor, positions: Any) -> Tensor:
+        """Rotary position embedding of x (B, H, T, D)."""
+        ...
+
+    def softmax(self, name: str, scores: Tensor, scale: float) -> Tensor:
+        """Return softmax(scale * scores) of scores (..., T, T), exactly zero where a key is later than its query."""
+        ...
+
+    def gated(self, name: str, gate: Tensor, up: Tensor) -> Tensor:
+        """Return silu(gate) * up."""
+        ...
+
+    def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """Return the residual stream x plus y."""
+        ...
+
+
+class FloatVector:
+    """Vector operations of torch, in the tensors' own float type."""
+
+    def embed(self, name: str, x: Tensor) -> Tensor:
+        return x
+
+    def norm(self, name: str, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return rms_norm(x, weight, eps)
+
+    def positions(self, length: int, head_dim: int, theta: float, like: Tensor) -> Any:
+        return tuple(t.to(like.dtype) for t in rope_tables(length, head_dim, theta, like.device))
+
+    def rotate(self, name: str, x: Tensor, positions: Any) -> Tensor:
+        return rotate(x, *positions)
+
+    def softmax(self, name: str, scores: Tensor, scale: float) -> Tensor:
+        return causal_softmax(scores, scale)
+
+    def gated(self, name: str, gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate) * up
+
+    def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+FLOAT_VECTOR = FloatVector()
+
+
+def causal_softmax(scores: Tensor, scale: float) -> Tensor:
+    """Return softmax(scale * scores) over the last axis, exactly zero where a key is later than its query.
+
+    Args:
+        scores: (..., T, T), queries by keys.
+    """
+    length = scores.shape[-1]
+    mask = torch.full((length, length), -math.inf, device=scores.device).triu(1)
+    return torch.add(mask, scores.float(), alpha=scale).softmax(-1)
+
+
+def forward(
+    parameters: Parameters,
+    config: LlamaConfig,
+    tokens: Tensor,
+    arithmetic: Arithmetic = FLOAT,
+    vector: VectorOps = FLOAT_VECTOR,
+) -> Tensor:
     """Return the logits (B, T, vocabulary) of `tokens` (B, T)."""
     p, batch, length = parameters, tokens.shape[0], tokens.shape[1]
-    x = F.embedding(tokens, p["model.embed_tokens.weight"])
-    cos, sin = (t.to(x.dtype) for t in rope_tables(length, config.head_dim, config.rope_theta, x.device))
+    x = vector.embed("model.embed_tokens", F.embedding(tokens, p["model.embed_tokens.weight"]))
+    positions = vector.positions(length, config.head_dim, config.rope_theta, x)
     eps = config.rms_norm_eps
 
     def heads(t: Tensor) -> Tensor:
@@ -148,13 +225,19 @@ def forward(parameters: Parameters, config: LlamaConfig, tokens: Tensor, arithme
         def linear(name: str, t: Tensor, layer: str = layer) -> Tensor:
             return arithmetic.linear(layer + name, t, p[f"{layer}{name}.weight"])
 
-        h = rms_norm(x, p[layer + "input_layernorm.weight"], eps)
-        q, k, v = (heads(linear(f"self_attn.{n}_proj", h)) for n in "qkv")
-        a = arithmetic.attention(layer + "self_attn", rotate(q, cos, sin), rotate(k, cos, sin), v)
-        x = x + linear("self_attn.o_proj", a.transpose(1, 2).reshape(batch, length, -1))
-        h = rms_norm(x, p[layer + "post_attention_layernorm.weight"], eps)
-        x = x + linear("mlp.down_proj", F.silu(linear("mlp.gate_proj", h)) * linear("mlp.up_proj", h))
+        def norm(name: str, t: Tensor, layer: str = layer) -> Tensor:
+            return vector.norm(layer + name, t, p[f"{layer}{name}.weight"], eps)
 
-    x = rms_norm(x, p["model.norm.weight"], eps)
+        h = norm("input_layernorm", x)
+        q, k, v = (heads(linear(f"self_attn.{n}_proj", h)) for n in "qkv")
+        q = vector.rotate(f"{layer}self_attn.rope_q", q, positions)
+        k = vector.rotate(f"{layer}self_attn.rope_k", k, positions)
+        a = arithmetic.attention(layer + "self_attn", q, k, v).transpose(1, 2).reshape(batch, length, -1)
+        x = vector.add(f"{layer}self_attn.add", x, linear("self_attn.o_proj", a))
+        h = norm("post_attention_layernorm", x)
+        h = vector.gated(f"{layer}mlp.act", linear("mlp.gate_proj", h), linear("mlp.up_proj", h))
+        x = vector.add(f"{layer}mlp.add", x, linear("mlp.down_proj", h))
+
+    x = vector.norm("model.norm", x, p["model.norm.weight"], eps)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     return arithmetic.linear("lm_head", x, p[head])

@@ -1,0 +1,49 @@
+"""What logits are worth: means, divergence, perplexity, noise, and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from macloom._noise import sqnr_db
+
+
+def perplexity_of(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf  # exp overflows a double at 709.8
+
+
+def divergence(reference: Tensor, scores: Tensor) -> tuple[float, float]:
+    """Return the mean KL(reference || scores) of log-probabilities, and how often both have the same maximum."""
+    kl = mean((reference.exp() * (reference - scores)).sum(-1))
+    # Rounding can make the sum of a model with itself -1e-17.
+    return max(0.0, kl), mean(reference.argmax(-1) == scores.argmax(-1))
+
+
+def mean(x: Tensor) -> float:
+    """Return the mean in float64, added by numpy, which does not split the sum between threads."""
+    return float(x.numpy().mean(dtype=np.float64))
+
+
+def digest(logits: Tensor) -> str:
+    """Return the sha256 of float32 logits, little-endian, every zero as +0."""
+    return hashlib.sha256((logits.numpy() + np.float32(0)).astype("<f4").tobytes()).hexdigest()
+
+
+class NoiseMeter:
+    """Sums signal and noise of every product on the first batch that passes."""
+
+    def __init__(self, reference: Mapping[str, Tensor]) -> None:
+        self._reference = reference
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, op: str, out: Tensor) -> None:
+        if op not in self._sums:
+            reference = self._reference[op]
+            self._sums[op] = float(reference.square().sum()), float((out - reference).square_().sum())
+
+    def sqnr_db(self) -> dict[str, float]:
+        return {op: sqnr_db(signal, noise) for op, (signal, noise) in self._sums.items()}
