@@ -58,6 +58,47 @@ def test_show_pairs(capsys: Capture, run_json: RunJson) -> None:
     assert re.search(r"\b1000 +-8\*", capsys.readouterr().out)
 
 
+def test_list_formats_comes_in_families(run_json: RunJson) -> None:
+    rows = run_json("list", "formats")
+    families = [row["family"] for row in rows]
+    assert families == sorted(families, key=list(dict.fromkeys(families)).index)
+    names = [row["format"] for row in rows if row["family"] == "integer"]
+    assert names.index("int2") < names.index("int8") < names.index("uint4")
+    assert names.index("affine9") < names.index("affine10")
+
+
+def test_show_tells_what_the_documentation_does(capsys: Capture, run_json: RunJson) -> None:
+    shown = run_json("show", "mxfp4")
+    assert shown["hardware"] == {
+        "kind": "pair", "multiplier_bits": 3, "exponent_bits": 2, "decoder_bits": 4, "decoder_elements": 1,
+        "table_entries": 0, "sparse": False,
+    }  # fmt: skip
+    assert shown["pairs"]["element"][7] == [1, 3]  # 6 = 3 * 2**1
+    assert shown["options"]["rule"].startswith("floor, ")
+    assert set(shown["sqnr_db"]) == set(shown["sqnr_data"]) == {"gaussian", "laplace", "outlier"}
+    assert main(["show", "mxfp4"]) == 0
+    out = capsys.readouterr().out
+    page = (Path(__file__).parents[2] / "docs" / "formats" / "mx.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `mxfp4`"))
+    for name, db in shown["sqnr_db"].items():
+        assert f"{db:.1f} dB" in out, name
+        assert f"| {db:.1f} |" in row
+    hardware = re.search(r"^hardware +(.+)$", out, re.MULTILINE)
+    assert hardware is not None
+    assert hardware[1] in row
+    assert re.search(r"^ +rule +floor, ceil, even, rceil \(floor\)$", out, re.MULTILINE)
+    assert re.search(r"^policies +rounding, overflow, nan, zero, draw_bits$", out, re.MULTILINE)
+    assert "\nBlock:\n  Blocks of `size` elements" in out
+
+
+def test_show_learned_format_has_no_code_table(capsys: Capture, run_json: RunJson) -> None:
+    assert run_json("show", "gobo3")["values"] == {}
+    assert main(["show", "gobo3"]) == 0
+    out = capsys.readouterr().out
+    assert "sparse path" in out
+    assert "codes, their values" not in out
+
+
 def test_show_format_with_options(run_json: RunJson) -> None:
     shown = run_json("show", "int4:group=128")
     assert shown["format"] == "int4:group=128"

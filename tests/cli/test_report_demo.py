@@ -98,3 +98,48 @@ def test_report_refuses(fail: Fail, tmp_path: Path, content: str | None, message
         path.write_text(content)
     assert message in fail("report", str(path), "--out", str(tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.fixture
+def two_simulations(tmp_path: Path) -> tuple[str, str]:
+    for recipe in ("int4", "ovp4"):
+        arguments = ["--workload", "tiny", "--accelerator", "olive-sa", "--recipe", recipe, "--sequence", "32"]
+        assert main(["simulate", *arguments, "--out", str(tmp_path / recipe), "-q", "--json"]) == 0
+    return str(tmp_path / "int4"), str(tmp_path / "ovp4" / "result.json")
+
+
+def test_report_compares_two_simulations(two_simulations: tuple[str, str], capsys: Capture) -> None:
+    capsys.readouterr()
+    assert main(["report", *two_simulations]) == 0
+    out = capsys.readouterr().out
+    assert "recipe" in out
+    assert "energy_high_j" in out
+    assert main(["report", *two_simulations, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"] == {"recipe": ["int4", "ovp4"]}
+    first, other = (
+        json.loads((Path(two_simulations[0]).parent / r / "result.json").read_text()) for r in ("int4", "ovp4")
+    )
+    totals = {row["name"]: row for row in found["totals"]}
+    assert totals["cycles"] == {
+        "name": "cycles",
+        "first": first["totals"]["cycles"],
+        "other": other["totals"]["cycles"],
+        "ratio": other["totals"]["cycles"] / first["totals"]["cycles"],
+    }
+    assert totals["decoder_j"]["ratio"] is None  # int4 codes are operands: no decoder, no energy
+    assert sum(row["other"] for row in found["operations"]) == other["totals"]["cycles"]
+
+
+def test_report_refuses_what_cannot_be_compared(
+    two_simulations: tuple[str, str], tmp_path: Path, capsys: Capture, fail: Fail
+) -> None:
+    capsys.readouterr()
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "broken.json").write_text("{")
+    assert "is not the result of a simulation (workload" in fail(
+        "report", two_simulations[0], str(tmp_path / "list.json")
+    )
+    assert "is not JSON" in fail("report", two_simulations[0], str(tmp_path / "broken.json"))
+    assert "cannot read" in fail("report", two_simulations[0], str(tmp_path / "absent.json"))
+    assert "belongs to the report of one demo" in fail("report", *two_simulations, "--out", "x.html")

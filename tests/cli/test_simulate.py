@@ -55,6 +55,35 @@ def test_dataflow_replaces_the_accelerator_s_own(run_json: RunJson) -> None:
     assert len(set(cycles.values())) > 1
 
 
+def test_rungs_and_objectives(run_json: RunJson) -> None:
+    totals = {f: run_json(*words(sequence="16", fidelity=f))["totals"] for f in ("analytic", "event", "cycle")}
+    assert totals["event"] == totals["cycle"]
+    assert totals["analytic"]["cycles"] <= totals["event"]["cycles"]
+    best, plain = (
+        run_json(*words(sequence="16", **change)) for change in ({"dataflow": "best", "objective": "edp"}, {})
+    )
+    assert best["totals"]["edp_j_s"] <= plain["totals"]["edp_j_s"]
+
+
+def test_mappings_are_saved_and_given(run_json: RunJson, tmp_path: Path) -> None:
+    path = tmp_path / "mine" / "mapping.toml"
+    best = run_json(*words(sequence="16", dataflow="best", save_mapping=str(path)))
+    assert tomllib.loads(path.read_text())["ops"]["self_attn.q_proj"]["tile_m"] == 16
+    assert run_json(*words(sequence="16", mapping=str(path)))["totals"] == best["totals"]
+
+
+def test_prefetch_and_residency(run_json: RunJson, capsys: Capture, tmp_path: Path) -> None:
+    plain = run_json(*words(sequence="16"))["totals"]["cycles"]
+    assert run_json(*words(sequence="16"), "--prefetch")["totals"]["cycles"] < plain
+    assert main(["show", "olive-sa"]) == 0
+    machine = tmp_path / "mine.toml"
+    shared = '\n[buffers.shared]\nsize = "1 MiB"\nbandwidth = "4096 bit/cycle"\n'
+    machine.write_text(capsys.readouterr().out + shared)
+    given = words(sequence="16", accelerator=str(machine))
+    without, kept = (run_json(*given, *extra)["totals"]["dram_bits"] for extra in ([], ["--residency"]))
+    assert kept < without
+
+
 def test_prints_totals_and_operations(capsys: Capture) -> None:
     assert main(words(sequence="64")) == 0
     captured = capsys.readouterr()
@@ -106,6 +135,10 @@ def test_accelerator_and_recipe_files(run_json: RunJson, capsys: Capture, tmp_pa
         ({"accelerator": "none.toml"}, "error: none.toml: must be a TOML file; there is no such file"),
         ({"recipe": "mxfp5"}, "error: recipe: format: unknown name 'mxfp5'; did you mean 'mxfp"),
         ({"dataflow": "xs"}, "xs"),
+        ({"fidelity": "cycles"}, "error: fidelity: unknown name 'cycles'; did you mean 'cycle'"),
+        ({"objective": "times"}, "error: objective: unknown name 'times'; did you mean 'time'"),
+        ({"mapping": "none.toml"}, "error: none.toml: no such file; a mapping is a .toml or .json file"),
+        ({"save_mapping": "mapping.txt"}, "error: mapping: must be saved to a .toml or .json file"),
         ({"phase": "prefil"}, "error: --phase: unknown name 'prefil'; did you mean 'prefill'"),
         ({"sequence": "0"}, "error: argument --sequence: must be a positive integer, not '0'"),
         ({"batch": "-1"}, "error: argument --batch: must be a positive integer, not '-1'"),

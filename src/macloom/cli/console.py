@@ -72,9 +72,10 @@ class Console:
             yield lambda text, done, total: None
         elif sys.stderr.isatty():
             from rich.console import Console as RichConsole
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+            left = TimeRemainingColumn(elapsed_when_finished=True)
+            columns = (BarColumn(), MofNCompleteColumn(), left, TextColumn("left  {task.description}"))
             with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
                 task = bar.add_task(title, total=None)
                 yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)

@@ -8,44 +8,133 @@ from typing import Any
 
 from macloom._files import write_atomically
 from macloom.cli.console import Console, jsonable
-from macloom.workloads import load_recipe
+from macloom.errors import MacloomError
+from macloom.workloads import Recipe, load_recipe
+
+DEFAULT_MODEL = "tiny"
 
 
 def run(options: Namespace, console: Console) -> None:
     """Run a model on text in a recipe's arithmetic and print how far it is from the unquantized model."""
-    recipe = load_recipe(options.recipe)  # before the seconds that torch takes to import
+    if options.name and options.model:
+        raise MacloomError(f"model: must be given once, not as {options.name!r} and --model {options.model!r}")
+    model = options.name or options.model or DEFAULT_MODEL
+    recipe = load_recipe(options.recipe).with_accumulator(options.accumulator)  # before torch's seconds
     given = {name: getattr(options, name) for name in ("windows", "context") if getattr(options, name) is not None}
-    with console.working(f"evaluating {options.model} in {recipe.name}"):
+    given |= {"text": options.text, "seed": console.seed, "vector": options.vector}
+    if options.accumulator_sweep is not None:
+        _sweep(model, recipe, given, options, console)
+        return
+    if options.accumulator_every is not None:
+        raise MacloomError("--accumulator-every: belongs to --accumulator-sweep; or write --accumulator intN,every=...")
+    with console.progress(f"{model} in {recipe.name}") as progress:
         from macloom.workloads import evaluate
 
-        accuracy = evaluate(options.model, recipe, options.text, seed=console.seed, **given)
+        accuracy = evaluate(model, recipe, progress=progress, **given)
     result = accuracy.to_dict()
     if options.out:
-        write_atomically(options.out, json.dumps(jsonable(result), indent=1, allow_nan=False) + "\n")
+        write_atomically(options.out, _json(result))
         console.note(f"wrote {options.out}")
     console.emit(result, lambda: _show(result, console))
+
+
+def _sweep(model: str, recipe: Recipe, given: dict[str, Any], options: Namespace, console: Console) -> None:
+    """Run every register width, print the table, and write table, figure and finished cells to a directory."""
+    if options.accumulator is not None:
+        raise MacloomError("--accumulator: must not be given with --accumulator-sweep, which sets it")
+    moments = (options.accumulator_every or "end").split(",")
+    store = options.out / "cells.jsonl" if options.out else None
+    with console.progress(f"{model} in {recipe.name}") as progress:
+        from macloom.workloads import accumulator_width
+
+        swept = accumulator_width(
+            model, recipe, options.accumulator_sweep, every=moments, store=store, progress=progress, **given
+        )
+    result = swept.to_dict()
+    if options.out:
+        from macloom.explore.accumulator_plot import widths_figure
+
+        write_atomically(options.out / "widths.json", _json(result))
+        write_atomically(options.out / "widths.csv", swept.to_csv())
+        write_atomically(options.out / "widths.svg", widths_figure([swept]))
+        console.note(f"wrote {options.out}/widths.json, widths.csv, widths.svg")
+    console.emit(result, lambda: _show_widths(result, console))
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(jsonable(result), indent=1, allow_nan=False) + "\n"
 
 
 def _number(value: float | None, digits: str = ".4f") -> str:
     return "not finite" if value is None else format(value, digits)
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
 def _show(result: dict[str, Any], console: Console) -> None:
     collapsed = "  (collapsed: no better than with blocks zeroed, or than guessing)" if result["collapsed"] else ""
-    top1 = result["top1_agreement"]
-    console.lines(
-        [
-            ("model", result["model"]["name"]),
-            ("recipe", result["recipe"]["name"]),
-            ("text", f"{result['text']['name']}, {result['windows']} windows of {result['context']} bytes"),
-            ("perplexity per byte", _number(result["perplexity"]) + collapsed),
-            ("  unquantized", _number(result["reference_perplexity"])),
-            ("  blocks zeroed", _number(result["blocks_zeroed_perplexity"])),
-            ("bits per byte", _number(result["bits_per_byte"])),
-            ("KL to unquantized", f"{_number(result['kl_nats'])} nats per byte"),
-            ("top-1 agreement", "-" if top1 is None else f"{100 * top1:.2f} %"),
+    accumulator, cost = result["recipe"]["accumulator"], result["vector_cost"]
+    pairs = [
+        ("model", result["model"]["name"]),
+        ("recipe", result["recipe"]["name"] + (f", accumulator {accumulator}" if accumulator else "")),
+        ("text", f"{result['text']['name']}, {result['windows']} windows of {result['context']} bytes"),
+        ("perplexity per byte", _number(result["perplexity"]) + collapsed),
+        ("  unquantized", _number(result["reference_perplexity"])),
+        ("  blocks zeroed", _number(result["blocks_zeroed_perplexity"])),
+        ("bits per byte", _number(result["bits_per_byte"])),
+        ("KL to unquantized", f"{_number(result['kl_nats'])} nats per byte"),
+        ("top-1 agreement", _share(result["top1_agreement"])),
+    ]
+    if cost is not None:
+        pairs += [
+            ("vector operations", result["vector"]),
+            ("  perplexity in float", _number(cost["float_perplexity"])),
+            ("  KL to float", f"{_number(cost['kl_nats'], '.6f')} nats per byte"),
+            ("  top-1 agreement", _share(cost["top1_agreement"])),
+            ("  logits sha256", result["logits_sha256"][:16]),
         ]
-    )
-    rows = [(op, _number(value, ".2f")) for op, value in result["sqnr_db"].items()]
+    if result["overflows"]:
+        pairs.append(("overflows", f"{sum(result['overflows'].values()):,} registers did not hold a sum"))
+    console.lines(pairs)
+    columns = ["product", "SQNR (dB)"] + (["overflows"] if result["overflows"] else [])
+    rows = [
+        (op, _number(value, ".2f"), *([f"{result['overflows'].get(op, 0):,}"] if result["overflows"] else []))
+        for op, value in result["sqnr_db"].items()
+    ]
     print()
-    console.table("Signal to quantization noise of each product", ("product", "SQNR (dB)"), rows, left=["product"])
+    console.table("Signal to quantization noise of each product", columns, rows, left=["product"])
+
+
+def _show_widths(result: dict[str, Any], console: Console) -> None:
+    pairs = [
+        ("model", result["model"]["name"]),
+        ("recipe", result["recipe"]["name"]),
+        ("text", f"{result['text']['name']}, {result['windows']} windows of {result['context']} bytes"),
+        ("perplexity per byte", f"{_number(result['unlimited_perplexity'])} with unlimited registers"),
+        ("  unquantized", _number(result["reference_perplexity"])),
+        ("bits of one product", result["product_bits"]),
+        ("bits of any sum", result["safe_bits"]),
+    ]
+    for found in result["smallest"]:
+        how = found["overflow"] + ("" if found["every"] == "end" else f", every {found['every']}")
+        enough, lossless = (found[key] or "more than swept" for key in ("sufficient_bits", "lossless_bits"))
+        pairs.append(
+            (f"bits needed, {how}", f"{enough} within {100 * result['tolerance']:g} %, {lossless} without overflow")
+        )
+    console.lines(pairs)
+    rows = [
+        (
+            cell["overflow"] + ("" if cell["every"] == "end" else f", every {cell['every']}"),
+            cell["bits"],
+            "-" if cell["skipped"] else _number(cell["perplexity"]),
+            "-" if cell["skipped"] else _number(cell["kl_nats"]),
+            "-" if cell["skipped"] else f"{sum(cell['overflows'].values()):,}",
+            "-" if cell["skipped"] else f"{sum(cell['overflows'].values()) / max(cell['sums'], 1):.2e}",
+        )
+        for cell in result["cells"]
+    ]
+    print()
+    columns = ("register", "bits", "perplexity", "KL (nats)", "overflows", "of all sums")
+    console.table("Perplexity against accumulator width", columns, rows, left=["register"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
 from macloom.cli.console import Console
-from macloom.cli.formats import format_summary
 
 
 def run(options: Namespace, console: Console) -> None:
@@ -27,8 +27,17 @@ def _cell(value: object) -> str:
 
 def _formats() -> list[dict[str, Any]]:
     from macloom.formats import get_format, list_formats
+    from macloom.formats.describe import format_summary
+    from macloom.formats.families import FAMILIES
 
-    return [format_summary(get_format(name)) for name in list_formats()]
+    order = list(FAMILIES)
+    rows = [format_summary(get_format(name)) for name in list_formats()]
+    return sorted(rows, key=lambda row: (order.index(row["family"]), _natural(row["format"])))
+
+
+def _natural(name: str) -> list[Any]:
+    """Return a sort key by which int4 comes before int16."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _accelerators() -> list[dict[str, Any]]:
@@ -58,15 +67,17 @@ def _workloads() -> list[dict[str, Any]]:
 
     rows = []
     for name in list_workloads():
-        prefill, decode = load_workload(name), load_workload(name, phase="decode")
+        prefill = load_workload(name)
+        encoder = "decode" not in prefill.details.get("phases", ("prefill", "decode"))
+        decode = None if encoder else load_workload(name, phase="decode")
         rows.append(
             {
                 "workload": name,
                 "parameters": prefill.parameters,
                 "tokens": prefill.tokens,
                 "prefill_macs": prefill.macs,
-                "decode_macs": decode.macs,
-                "kv_elements": decode.kv_elements,
+                "decode_macs": decode.macs if decode else None,
+                "kv_elements": decode.kv_elements if decode else 0,
             }
         )
     return rows
@@ -102,10 +113,17 @@ def _recipes() -> list[dict[str, Any]]:
     return rows
 
 
+def _tensor_cores() -> list[dict[str, Any]]:
+    from macloom.formats.tensor_core import list_presets, summary
+
+    return [summary(name) for name in list_presets()]
+
+
 _LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "formats": _formats,
     "accelerators": _accelerators,
     "workloads": _workloads,
     "recipes": _recipes,
     "technologies": _technologies,
+    "tensor-cores": _tensor_cores,
 }

@@ -14,13 +14,13 @@ from macloom.cli.console import Console
 from macloom.errors import unknown
 from macloom.verification import VERIFIERS
 
-KINDS = ("formats", "accelerators", "workloads", "recipes", "technologies")
+KINDS = ("formats", "accelerators", "workloads", "recipes", "technologies", "tensor-cores")
 
 EPILOG = """examples:
   macloom demo                                         everything once, under a minute
   macloom show ovp4                                    the values of a format
   macloom quantize weights.npy --format int4:group=128
-  macloom evaluate --model tiny-outlier --recipe ovp4
+  macloom evaluate tiny-outlier --recipe ovp4
   macloom simulate --workload opt-6.7b --phase decode --accelerator olive-sa --recipe ovp4
 """
 
@@ -52,6 +52,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
+
+
+def widths(text: str) -> range:
+    """Read a range of widths, both ends included."""
+    low, colon, high = text.partition(":")
+    if not (colon and low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
+        raise argparse.ArgumentTypeError(f"must be LOW:HIGH, such as 8:24, not {text!r}")
+    return range(int(low), int(high) + 1)
 
 
 def seed(text: str) -> int:
@@ -115,7 +123,7 @@ def build_parser() -> Parser:
     demo = add("demo", "run every format on the embedded models and accelerators, and write a report")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="directory (runs/demo)")
 
-    listing = add("list", "list the formats, accelerators, workloads, recipes or technologies")
+    listing = add("list", "list the formats, accelerators, workloads, recipes, technologies or tensor cores")
     listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
 
     show = add("show", "show one of them in full: a format's values, an accelerator, a workload's operations")
@@ -127,17 +135,28 @@ def build_parser() -> Parser:
     quantize.add_argument("--out", type=Path, metavar="OUT.npy", help="where to write the quantized values")
 
     evaluate = add("evaluate", "measure what a recipe does to a model's accuracy")
-    evaluate.add_argument("--model", default="tiny", metavar="NAME", help="embedded model or directory (tiny)")
+    evaluate.add_argument("name", nargs="?", metavar="MODEL", help="embedded model or directory (tiny)")
+    evaluate.add_argument("--model", metavar="NAME", help="the same, by name")
     evaluate.add_argument("--recipe", required=True, metavar="R", help="format, or path to a recipe in TOML")
     evaluate.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text (held-out standard library)")
     evaluate.add_argument("--windows", type=positive, metavar="N", help="windows of text to run")
     evaluate.add_argument("--context", type=positive, metavar="N", help="bytes in a window")
-    evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the result")
+    evaluate.add_argument("--accumulator", metavar="A", help="in place of the recipe's: int16:saturate, fp32, ...")
+    evaluate.add_argument(
+        "--vector", default="float", metavar="V", help="norms, softmax and the like: float, exact or exact:UNIT (float)"
+    )
+    evaluate.add_argument(
+        "--accumulator-sweep", type=widths, metavar="LOW:HIGH", help="run every register width and say which suffice"
+    )
+    evaluate.add_argument(
+        "--accumulator-every", metavar="E", help="sweep: when the width applies: end, mac, N, or several (end)"
+    )
+    evaluate.add_argument("--out", type=Path, metavar="PATH", help="result file; a sweep's directory, to be resumed")
 
     simulate = add("simulate", "measure the cycles, traffic and energy of a workload on an accelerator")
-    simulate.add_argument("--workload", required=True, metavar="W", help="a name, or a model directory")
-    simulate.add_argument("--accelerator", required=True, metavar="A", help="a name, or a path to a TOML file")
-    simulate.add_argument("--recipe", required=True, metavar="R", help="format, or path to a recipe in TOML")
+    simulate.add_argument("--workload", metavar="W", help="a name, or a model directory")
+    simulate.add_argument("--accelerator", metavar="A", help="a name, or a path to a TOML file")
+    simulate.add_argument("--recipe", metavar="R", help="format, or path to a recipe in TOML")
     simulate.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(prefill)")
     simulate.add_argument("--sequence", type=positive, metavar="N", help="prefill: tokens of the prompt")
     simulate.add_argument("--context", type=positive, metavar="N", help="decode: keys the new token sees")
@@ -145,11 +164,25 @@ def build_parser() -> Parser:
     simulate.add_argument(
         "--head-tokens", choices=("last", "all"), default="last", help="prefill: tokens that get logits (last)"
     )
-    simulate.add_argument("--dataflow", metavar="D", help="os, ws or is, in place of the accelerator's own")
+    simulate.add_argument("--dataflow", metavar="D", help="os, ws, is, or best for each product (the accelerator's)")
+    simulate.add_argument("--objective", default="traffic", metavar="O", help="what mappings minimise (traffic)")
+    simulate.add_argument("--fidelity", default="event", metavar="F", help="analytic, event or cycle (event)")
+    simulate.add_argument("--mapping", type=Path, metavar="FILE", help="mappings in TOML or JSON")
+    simulate.add_argument(
+        "--save-mapping", type=Path, metavar="FILE", help="where to write the mappings that were used"
+    )
+    simulate.add_argument("--prefetch", action="store_true", help="load the next weights while DRAM idles")
+    simulate.add_argument("--residency", action="store_true", help="keep tensors on chip between operations")
     simulate.add_argument("--out", type=Path, metavar="DIR", help="directory for the result files")
+    simulate.add_argument(
+        "--scalesim-config", type=Path, metavar="FILE.cfg", help="run as SCALE-Sim would, in place of a workload"
+    )
+    simulate.add_argument("--topology", type=Path, metavar="FILE.csv", help="SCALE-Sim's layers")
+    simulate.add_argument("--scalesim-version", choices=("v3", "v2"), default="v3", help="whose stalls (v3)")
 
-    report = add("report", "draw the HTML report of a result file")
-    report.add_argument("result", type=Path, metavar="RESULT.json", help="a result.json that demo wrote")
+    report = add("report", "draw the HTML report of a demo, or compare two simulations")
+    report.add_argument("result", type=Path, metavar="RESULT.json", help="a result.json of demo, or of simulate")
+    report.add_argument("other", type=Path, nargs="?", metavar="OTHER.json", help="a second one of simulate")
     report.add_argument("--out", type=Path, metavar="FILE.html", help="where to write it (beside the result)")
 
     verify = add("verify", "compare macloom with independent oracles; exit status 1 where anything differs")
@@ -160,9 +193,10 @@ def build_parser() -> Parser:
 
     rtl = add("rtl", "generate hardware of a format as Verilog, with a testbench, vectors and a waveform")
     rtl.add_argument("format", metavar="FORMAT", help="format, such as ovp4")
-    rtl.add_argument("--unit", required=True, metavar="U", help="decoder, encoder, pe or array")
+    rtl.add_argument("--unit", required=True, metavar="U", help="decoder, encoder, block-encoder, pe or array")
     rtl.add_argument("--rows", type=positive, default=8, metavar="R", help="rows of an array (8)")
     rtl.add_argument("--cols", type=positive, default=8, metavar="C", help="columns of an array (8)")
+    rtl.add_argument("--dataflow", choices=("os", "ws"), default="os", metavar="D", help="array's: os or ws (os)")
     rtl.add_argument("--out", type=Path, metavar="DIR", help="directory (runs/rtl/FORMAT-U)")
     rtl.add_argument("--force", action="store_true", help="write into a directory that holds something")
     return parser

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from macloom.cli.console import Console
-from macloom.cli.formats import code_tables, format_summary
 from macloom.errors import MacloomError, unknown
 from macloom.formats import format_entry, get_format, list_formats
 
@@ -47,21 +47,26 @@ def _is_format(name: str) -> bool:
 
 
 def _format(name: str, console: Console) -> None:
+    from macloom.formats.describe import describe
+    from macloom.formats.describe_datapath import datapath
+    from macloom.formats.describe_error import DATA, noise
+
     fmt = get_format(name)
-    entry = format_entry(name)
-    data = {**format_summary(fmt), "source": entry.source, "options": entry.allowed, **code_tables(fmt)}
-    console.emit(data, lambda: _show_format(data, console))
+    data = {**describe(fmt), "sqnr_db": noise(fmt), "sqnr_data": DATA}
+    console.emit(data, lambda: _show_format(data, datapath(fmt).text, console))
 
 
-def _show_format(facts: dict[str, Any], console: Console) -> None:
-    operand = f"{facts['significand_bits']}-bit signed significand"
-    if facts["exponent_bits"]:
-        operand += f" with a {facts['exponent_bits']}-bit exponent"
-    decoder = f"reads {facts['decoder_bits']} bits at a time" if facts["decoder_bits"] else "none: codes are operands"
+def _show_format(facts: dict[str, Any], hardware: str, console: Console) -> None:
+    options = facts["options"]
+    width = max(map(len, options), default=0)
+    taken = [f"{key:<{width}}  {text}".rstrip() for key, text in options.items()]
+    noise = [f"{db:.1f} dB, {facts['sqnr_data'][name]}" for name, db in facts["sqnr_db"].items()]
+    policies = ", ".join(facts["policies"]) or "none: the method rounds by itself"
     console.lines(
         [
             ("format", facts["format"]),
             ("summary", facts["summary"]),
+            ("family", facts["family"]),
             ("source", facts["source"]),
             (
                 "bits per element",
@@ -69,20 +74,27 @@ def _show_format(facts: dict[str, Any], console: Console) -> None:
             ),
             ("largest value", f"{facts['max_value']:g} before scaling"),
             ("elements per scale", facts["block"] or "a whole row or more"),
-            ("operand", operand),
-            ("decoder", decoder),
-            ("options", ", ".join(facts["options"]) or "none"),
+            ("hardware", hardware),
+            *zip(["SQNR", *[""] * len(noise)], noise, strict=False),
+            *zip(["options", *[""] * len(taken)], taken or ["none"], strict=False),
+            ("policies", policies),
         ]
     )
+    for name, paragraphs in facts["definitions"].items():
+        print(f"\n{name}:")
+        for paragraph in paragraphs:
+            print(textwrap.fill(paragraph, 100, initial_indent="  ", subsequent_indent="  "))
     for use, values in facts["values"].items():
-        unused = set(facts["unused_codes"][use])
+        unused, pairs = set(facts["unused_codes"][use]), facts["pairs"][use]
         note = " (* decodes, but the encoder never writes it)" if unused else ""
-        print(f"\n{use} codes and their values before scaling{note}:")
+        print(f"\n{use} codes, their values before scaling, and e,i with value = i * 2**e{note}:")
+        written = ["" if pair is None else f"{pair[0]},{pair[1]}" for pair in pairs]
+        longest = max(map(len, written))
         cells = [
-            f"{code:0{facts['code_bits']}b} {_value(value):>11}{'*' if code in unused else ' '}"
-            for code, value in enumerate(values)
+            f"{code:0{facts['code_bits']}b} {_value(value):>11}{'*' if code in unused else ' '} {text:>{longest}}"
+            for code, (value, text) in enumerate(zip(values, written, strict=True))
         ]
-        height = -(-len(cells) // (4 if len(cells) <= 64 else 8))
+        height = -(-len(cells) // 4)
         for row in range(height):
             print("  ".join(cells[row::height]).rstrip())
 

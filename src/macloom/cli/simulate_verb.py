@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from macloom import __version__
 from macloom.arch import load_accelerator
+from macloom.cli import scalesim
 from macloom.cli.console import Console, jsonable
+from macloom.errors import MacloomError
 from macloom.units import format_quantity
 from macloom.workloads import load_recipe, load_workload
 
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
 
 def run(options: Namespace, console: Console) -> None:
     """Simulate a workload, print cycles, traffic and energy, and write the files if asked to."""
+    if options.scalesim_config or options.topology:
+        return scalesim.run(options, console)
+    if None in (options.workload, options.accelerator, options.recipe):
+        raise MacloomError(
+            "the following arguments are required: --workload, --accelerator, --recipe; or --scalesim-config and "
+            "--topology (macloom simulate --help)"
+        )
     from macloom.explore.cost import run_record
-    from macloom.sim import simulate
+    from macloom.sim import mapping_of, simulate
 
     workload = load_workload(
         options.workload,
@@ -35,7 +44,19 @@ def run(options: Namespace, console: Console) -> None:
     accelerator = load_accelerator(options.accelerator)
     recipe = load_recipe(options.recipe)
     with console.working(f"simulating {workload.name} in {recipe.name} on {accelerator.name}"):
-        result = simulate(workload, accelerator, recipe=recipe, dataflow=options.dataflow)
+        result = simulate(
+            workload,
+            accelerator,
+            recipe=recipe,
+            dataflow=options.dataflow,
+            objective=options.objective,
+            fidelity=options.fidelity,
+            mapping=options.mapping,
+            prefetch=options.prefetch,
+            residency=options.residency,
+        )
+    if options.save_mapping:
+        console.note(f"wrote {mapping_of(result).save(options.save_mapping)}")
     record = run_record(result, workload, accelerator, recipe.name)
     data = {**result.to_dict(), "seed": console.seed, "version": __version__}
     if options.out:

@@ -11,7 +11,7 @@ from typing import Any
 
 from macloom._files import write_atomically
 from macloom.cli.console import Console, jsonable
-from macloom.verification import VERIFIERS, Check, Options, to_json, to_markdown
+from macloom.verification import VERIFIERS, Check, Options, provenance, to_json, to_markdown
 
 
 def run(options: Namespace, console: Console) -> int:
@@ -21,8 +21,9 @@ def run(options: Namespace, console: Console) -> int:
     for name, verifier in verifiers.items():
         clock = _Clock(console, name)
         settings = Options(exhaustive=options.exhaustive, jobs=options.jobs, seed=console.seed, expect=clock.expect)
+        versions = provenance()  # of what is loaded, should sources change meanwhile
         checks = list(clock.watch(verifier.checks(settings)))
-        results.append(to_json(name, checks, _command(name, options, console)))
+        results.append(to_json(name, checks, _command(name, options, console), versions))
     if options.out:
         as_json = options.out.suffix == ".json"
         text = json.dumps(jsonable(results), indent=1, allow_nan=False) + "\n" if as_json else to_markdown(results)
