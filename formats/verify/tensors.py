@@ -98,8 +98,8 @@ def _different(got: np.ndarray, want: np.ndarray) -> int:
 def check_torchao(name: str, rule: ScaleRule, seed: int) -> Check:
     """Compare scales and values with torchao's MX tensors under one of its four scale rules."""
     import torch
-    from torchao.prototype.mx_formats.config import ScaleCalculationMode
-    from torchao.prototype.mx_formats.mx_tensor import to_dtype, to_mx
+    from torchao.prototype.mx_formats.config import ScaleCalculationMode  # pyright: ignore[reportMissingImports]
+    from torchao.prototype.mx_formats.mx_tensor import to_dtype, to_mx  # pyright: ignore[reportMissingImports]
 
     begun, fmt = time.process_time(), get_format(f"{name}:rule={rule.value}")
     # torchao rounds otherwise where scales or quotients are subnormal, and does not lower the largest scales.
