@@ -18,6 +18,6 @@ _HOMES = {
     "verilog": "export",
     "check_exhaustively": "simulation",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, globals())

@@ -127,7 +127,10 @@ def check_torchao(name: str, rule: ScaleRule, seed: int) -> Check:
 def check_torchao_nvfp4(seed: int) -> Check:
     """Compare NVFP4 with two levels of scales, by reciprocals, with torchao's."""
     import torch
-    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
+    from torchao.prototype.mx_formats.nvfp4_tensor import (  # pyright: ignore[reportMissingImports]
+        NVFP4Tensor,
+        per_tensor_amax_to_scale,
+    )
 
     begun = time.process_time()
     rng = np.random.default_rng(seed)
