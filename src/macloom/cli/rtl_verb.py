@@ -28,7 +28,8 @@ def run(options: Namespace, console: Console) -> None:
     def show() -> None:
         console.lines([("module", unit.module), *((name, f"{width} bits") for name, width in facts["ports"].items())])
         console.lines([("files", out), *(("", path.name) for path in files.values())])
-        build = f'verilator --binary -Wno-lint -CFLAGS "-std=c++20" {unit.module}_tb.v {unit.module}.v'
+        options_of_build = '--binary -Wno-lint -Wno-TIMESCALEMOD -CFLAGS "-std=c++20"'
+        build = f"verilator-cli {options_of_build} {unit.module}_tb.v {unit.module}.v"
         print(f"check it: cd {out} && {build} && obj_dir/V{unit.module}_tb")
 
     console.emit({**facts, "files": [str(path) for path in files.values()]}, show)
