@@ -53,7 +53,7 @@ def vectors_text(unit: Unit, inputs: Values) -> str:
 def bench_text(unit: Unit, vectors: int, file: str) -> str:
     """Return a Verilog testbench that applies `vectors` lines of `file` and prints PASS or FAIL.
 
-    It runs in Icarus Verilog as well as in Verilator (`--binary`). A clocked unit gets one vector a cycle,
+    It is plain Verilog, which the tests run in Verilator (`--binary`). A clocked unit gets one vector a cycle,
     and its outputs are compared before the edge that ends the cycle.
     """
     inside, outside = unit.input_bits, sum(p.width for p in unit.outputs)
