@@ -61,6 +61,17 @@ class ArrayDesign:
         names = identifier(self.a.name) if self.a == self.b else f"{identifier(self.a.name)}_{identifier(self.b.name)}"
         return f"{names}_{self.dataflow.value}_array_{self.rows}x{self.cols}"
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What `unit.json` says of the array."""
+        return {
+            "dataflow": self.dataflow.value,
+            "rows": self.rows,
+            "cols": self.cols,
+            "accumulator": self.accumulator.name,
+            "unit_exponent": self.mac.unit_exponent,
+        }
+
     def lane(self, fmt: TensorFormat) -> Lane:
         """Return what one border lane of this format is."""
         return Lane(fmt)

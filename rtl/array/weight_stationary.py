@@ -109,13 +109,7 @@ def array(design: ArrayDesign) -> Unit:
         model=model,
         cares=cares,
         clocked=True,
-        facts={
-            "dataflow": design.dataflow.value,
-            "rows": rows,
-            "cols": cols,
-            "accumulator": design.accumulator.name,
-            "unit_exponent": design.mac.unit_exponent,
-        },
+        facts=design.facts,
     )
 
 
