@@ -10,6 +10,7 @@ access. Nothing in this room knows a workload or counts a cycle: that is `macloo
 """
 
 from macloom.arch.accelerator import Accelerator, VectorUnit
+from macloom.arch.area import decoder_area_um2, element_area_um2, gate_area_um2, sram_area_um2
 from macloom.arch.array import AccumulatorKind, Array, Dataflow, ProcessingElement
 from macloom.arch.dram_presets import Memory, list_memories, load_memory
 from macloom.arch.energy import (
@@ -17,12 +18,17 @@ from macloom.arch.energy import (
     add_energy_j,
     decoder_energy_j,
     dram_energy_j_per_bit,
+    element_energy_j,
     float_add_energy_j,
     float_multiply_energy_j,
+    gate_energy_j,
+    int8_mac_energy_j,
     multiply_energy_j,
     shift_energy_j,
     sram_energy_j_per_bit,
 )
+from macloom.arch.gate_costs import GateCost, base_cost, load_gate_costs, row_of
+from macloom.arch.leakage import leakage_w, logic_leakage_w, sram_leakage_w
 from macloom.arch.load import (
     accelerator_to_toml,
     list_accelerators,
@@ -41,6 +47,7 @@ __all__ = [
     "Constant",
     "Dataflow",
     "Dram",
+    "GateCost",
     "Memory",
     "ProcessingElement",
     "Provenance",
@@ -50,18 +57,31 @@ __all__ = [
     "VectorUnit",
     "accelerator_to_toml",
     "add_energy_j",
+    "base_cost",
+    "decoder_area_um2",
     "decoder_energy_j",
     "dram_energy_j_per_bit",
+    "element_area_um2",
+    "element_energy_j",
     "float_add_energy_j",
     "float_multiply_energy_j",
+    "gate_area_um2",
+    "gate_energy_j",
+    "int8_mac_energy_j",
+    "leakage_w",
     "list_accelerators",
     "list_memories",
     "list_technologies",
     "load_accelerator",
+    "load_gate_costs",
     "load_memory",
     "load_technology",
+    "logic_leakage_w",
     "multiply_energy_j",
+    "row_of",
     "shift_energy_j",
+    "sram_area_um2",
     "sram_energy_j_per_bit",
+    "sram_leakage_w",
     "weakest",
 ]

@@ -85,6 +85,7 @@ class Accelerator:
                     "accumulator_bits": pe.accumulator_bits,
                     "fusable": pe.fusable,
                     "block_scaling": pe.block_scaling,
+                    "gates": pe.gates,
                 },
             },
             "buffers": {name: _sram(sram) for name, sram in self.buffers.present.items()},

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from macloom.arch._check import choose, require_boolean
-from macloom.errors import MacloomError, require_positive_integer
+from macloom.arch.gate_costs import load_gate_costs
+from macloom.errors import MacloomError, require_positive_integer, unknown
 
 
 class Dataflow(StrEnum):
@@ -33,7 +34,8 @@ class ProcessingElement:
     exponent-integer pair of OliVe (ISCA 2023) or a float multiplier does. `fusable` elements join
     two by two to multiply significands of twice the width (four 4-bit elements are one 8-bit
     element). With `block_scaling` the scale of a block is applied in the accumulator; without it the
-    partial sum of every block has to leave the array to be scaled.
+    partial sum of every block has to leave the array to be scaled. `gates` names the format whose generated
+    element it is, a row of `arch/rtl_costs.toml`, which gives its area; empty where there is none.
 
     >>> ProcessingElement(significand_bits=8).accumulator_bits
     32
@@ -45,6 +47,7 @@ class ProcessingElement:
     accumulator_bits: int = 32
     fusable: bool = False
     block_scaling: bool = False
+    gates: str = ""
 
     def __post_init__(self) -> None:
         path = "arch.array.pe"
@@ -58,6 +61,8 @@ class ProcessingElement:
         object.__setattr__(self, "accumulator", choose(AccumulatorKind, f"{path}.accumulator", self.accumulator))
         for name in ("fusable", "block_scaling"):
             require_boolean(f"{path}.{name}", getattr(self, name))
+        if not isinstance(self.gates, str) or (self.gates and "mac" not in load_gate_costs().get(self.gates, ())):
+            raise unknown(f"{path}.gates", self.gates, load_gate_costs(), "formats of arch/rtl_costs.toml")
         if self.accumulator is AccumulatorKind.INT and self.accumulator_bits < 2 * self.significand_bits:
             raise MacloomError(
                 f"{path}.accumulator_bits: must hold a product of {2 * self.significand_bits} bits, "

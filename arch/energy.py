@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from macloom.arch.array import AccumulatorKind, ProcessingElement
+from macloom.arch.gate_costs import GateCost, base_cost
 from macloom.arch.technology import DRAM_PREFIX, Provenance, Technology, weakest
 from macloom.errors import MacloomError, require_positive_integer, unknown
 
@@ -75,7 +77,7 @@ def _quantity(
     )
 
 
-def _published(technology: Technology, name: str) -> Quantity:
+def constant_quantity(technology: Technology, name: str) -> Quantity:
     """Return a constant of the table as it is."""
     return _quantity(technology, lambda constant: constant(name), technology.constant(name).kind)
 
@@ -91,9 +93,9 @@ def multiply_energy_j(technology: Technology, significand_bits_a: int, significa
     require_positive_integer("significand_bits_a", significand_bits_a)
     require_positive_integer("significand_bits_b", significand_bits_b)
     if significand_bits_a == significand_bits_b == 8:
-        return _published(technology, "int8_multiply")
+        return constant_quantity(technology, "int8_multiply")
     if significand_bits_a == significand_bits_b == 32:
-        return _published(technology, "int32_multiply")
+        return constant_quantity(technology, "int32_multiply")
     cells = significand_bits_a * significand_bits_b
 
     def law(constant: Reader) -> float:
@@ -112,7 +114,7 @@ def add_energy_j(technology: Technology, bits: int) -> Quantity:
     """
     require_positive_integer("bits", bits)
     if bits in (8, 32):
-        return _published(technology, f"int{bits}_add")
+        return constant_quantity(technology, f"int{bits}_add")
 
     def law(constant: Reader) -> float:
         int8, int32 = constant("int8_add"), constant("int32_add")
@@ -142,7 +144,7 @@ def float_add_energy_j(technology: Technology, bits: int) -> Quantity:
 def _float_energy(technology: Technology, operation: str, bits: int) -> Quantity:
     require_positive_integer("bits", bits)
     if bits in (16, 32):
-        return _published(technology, f"fp{bits}_{operation}")
+        return constant_quantity(technology, f"fp{bits}_{operation}")
 
     def law(constant: Reader) -> float:
         fp16, fp32 = constant(f"fp16_{operation}"), constant(f"fp32_{operation}")
@@ -179,6 +181,17 @@ def decoder_energy_j(technology: Technology, decoder_bits: int, decoder_elements
     """
     if decoder_bits == 0:
         return Quantity(value=0.0, kind=Provenance.PUBLISHED)
+    pe = (
+        multiply_energy_j(technology, 4, 4)
+        + add_energy_j(technology, 4)
+        + shift_energy_j(technology, 8, 16)
+        + add_energy_j(technology, 32)
+    )
+    return replace(pe * decoder_area_ratio(technology, decoder_bits, decoder_elements), kind=Provenance.ESTIMATED)
+
+
+def decoder_area_ratio(technology: Technology, decoder_bits: int, decoder_elements: int = 1) -> float:
+    """Return the area of a border decoder over that of OliVe's 4-bit element; see `decoder_energy_j`."""
     require_positive_integer("decoder_bits", decoder_bits)
     if decoder_elements == 1:
         area = technology.constant("element_decoder_4_bit_area").value * decoder_bits / 4
@@ -188,13 +201,49 @@ def decoder_energy_j(technology: Technology, decoder_bits: int, decoder_elements
         area = small * decoder_bits / 8 if decoder_bits < 8 else small + (large - small) * (decoder_bits - 8) / 8
     else:
         raise MacloomError(f"decoder_elements: must be 1 or 2, not {decoder_elements!r}")
-    pe = (
-        multiply_energy_j(technology, 4, 4)
-        + add_energy_j(technology, 4)
-        + shift_energy_j(technology, 8, 16)
-        + add_energy_j(technology, 32)
+    return area / technology.constant("pe_4_bit_area").value
+
+
+def int8_mac_energy_j(technology: Technology) -> Quantity:
+    """Return the energy of an int8 multiply and its add to a 32-bit register, in joules.
+
+    >>> from macloom.arch import load_technology
+    >>> round(int8_mac_energy_j(load_technology("45nm")).value * 1e12, 3)
+    0.3
+    """
+    return multiply_energy_j(technology, 8, 8) + add_energy_j(technology, 32)
+
+
+def gate_energy_j(technology: Technology, cost: GateCost) -> Quantity:
+    """Return the energy of one operation of a generated unit, in joules.
+
+    The energy of an int8 multiply-accumulate times the ratio of what switches; the bounds hold the noise of the
+    tools. Only the int8 element itself is more than an estimate.
+    """
+    energy, base = int8_mac_energy_j(technology), base_cost()
+    if cost == base:
+        return energy
+    low, nominal, high = cost.relative(base, "switching")
+    return Quantity(
+        value=energy.value * nominal, low=energy.low * low, high=energy.high * high, kind=Provenance.ESTIMATED
     )
-    return replace(pe * (area / technology.constant("pe_4_bit_area").value), kind=Provenance.ESTIMATED)
+
+
+def element_energy_j(technology: Technology, pe: ProcessingElement) -> Quantity:
+    """Return the energy of one multiply-accumulate in which all of an element works, by its widths, in joules.
+
+    Integer elements: a multiply, with an exponent path the add of two exponents and a shift of the product by up
+    to the sum of the largest, and an add in the accumulator. Float elements: one float multiply of the
+    element's width and one float add of the accumulator's.
+    """
+    if pe.accumulator is AccumulatorKind.FLOAT:
+        width = pe.significand_bits - 1 + pe.exponent_bits  # the leading bit is not stored, the sign is
+        return float_multiply_energy_j(technology, width) + float_add_energy_j(technology, pe.accumulator_bits)
+    product = multiply_energy_j(technology, pe.significand_bits, pe.significand_bits)
+    if pe.exponent_bits:
+        product += add_energy_j(technology, pe.exponent_bits + 1)
+        product += shift_energy_j(technology, 2 * pe.significand_bits, 2 << pe.exponent_bits)
+    return product + add_energy_j(technology, pe.accumulator_bits)
 
 
 def sram_energy_j_per_bit(technology: Technology, size_bits: int) -> Quantity:
@@ -207,7 +256,7 @@ def sram_energy_j_per_bit(technology: Technology, size_bits: int) -> Quantity:
     require_positive_integer("size_bits", size_bits)
     known = technology.sram_sizes_bits
     if size_bits in known:
-        return _published(technology, known[size_bits]) * (1 / 64)
+        return constant_quantity(technology, known[size_bits]) * (1 / 64)
     pairs = list(itertools.pairwise(known))
     low, high = next((p for p in pairs if size_bits < p[1]), pairs[-1])
     outside = not low < size_bits < high
@@ -227,4 +276,4 @@ def dram_energy_j_per_bit(technology: Technology, kind: str) -> Quantity:
     name = f"{DRAM_PREFIX}{kind}"
     if name not in technology.constants:
         raise unknown("dram kind", kind, technology.dram_kinds, f"technology {technology.name}")
-    return _published(technology, name)
+    return constant_quantity(technology, name)

@@ -52,7 +52,7 @@ def list_technologies() -> list[str]:
     """Return the names of the technology tables in the package.
 
     >>> list_technologies()
-    ['22nm', '28nm', '45nm', '7nm']
+    ['16nm', '22nm', '28nm', '45nm', '7nm']
     """
     return sorted(p.stem for p in TECHNOLOGIES.glob("*nm.toml"))
 
@@ -173,6 +173,7 @@ def _array(table: Table) -> Array:
             accumulator_bits=pe.integer("accumulator_bits", 32),
             fusable=pe.boolean("fusable", False),
             block_scaling=pe.boolean("block_scaling", False),
+            gates=pe.text("gates"),
         ),
     )
 

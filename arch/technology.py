@@ -35,7 +35,7 @@ def weakest(*kinds: Provenance) -> Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """One number of a technology table, in the base unit `unit` (J, J/bit, um2).
+    """One number of a technology table, in the base unit `unit` (J, J/bit, um2, W/bit, ...).
 
     `node_nm` and `voltage_v` are None where the source does not state them. `low` and `high` bound
     the value where sources disagree.
@@ -80,6 +80,13 @@ REQUIRED = {
     "pair_decoder_4_bit_area": "um2",
     "pair_decoder_8_bit_area": "um2",
     "element_decoder_4_bit_area": "um2",
+}
+# What a table may hold besides. Without them leakage and area are not known, and results say so.
+OPTIONAL = {
+    "int8_mac_area": "um2",
+    "sram_area": "um2/bit",
+    "sram_leakage": "W/bit",
+    "logic_leakage": "W/um2",
 }
 SRAM_PREFIX, SRAM_SUFFIX, DRAM_PREFIX = "sram_64_bit_", "_kib", "dram_"
 
@@ -138,11 +145,11 @@ def unit_of(path: str, name: str) -> str:
     >>> unit_of("constants", "dram_hbm2"), unit_of("constants", "sram_64_bit_8_kib")
     ('J/bit', 'J')
     """
-    if name in REQUIRED:
-        return REQUIRED[name]
+    if name in REQUIRED or name in OPTIONAL:
+        return REQUIRED.get(name) or OPTIONAL[name]
     if name.startswith(DRAM_PREFIX) and name != DRAM_PREFIX:
         return "J/bit"
     size = name.removeprefix(SRAM_PREFIX).removesuffix(SRAM_SUFFIX)
     if name == f"{SRAM_PREFIX}{size}{SRAM_SUFFIX}" and size.isascii() and size.isdigit() and int(size) > 0:
         return "J"
-    raise unknown(path, name, [*REQUIRED, f"{SRAM_PREFIX}<size>{SRAM_SUFFIX}", f"{DRAM_PREFIX}<kind>"])
+    raise unknown(path, name, [*REQUIRED, *OPTIONAL, f"{SRAM_PREFIX}<size>{SRAM_SUFFIX}", f"{DRAM_PREFIX}<kind>"])

@@ -141,7 +141,7 @@ def test_records_are_frozen_hashable_and_can_be_sent_to_another_process():
         ),
         (
             lambda: replace(load_accelerator("int8-sa"), dram=Dram(kind="hbm9", bandwidth_bits_per_s=1.0)),
-            "arch.dram.kind: unknown name 'hbm9'; did you mean 'hbm3', 'hbm2'? (technology 22nm)",
+            "arch.dram.kind: unknown name 'hbm9'; did you mean 'hbm3', 'hbm2', 'hbm2e'? (technology 22nm)",
         ),
         (lambda: replace(CONSTANT, value=0), "constant.value: must be a positive number, not 0"),
         (
