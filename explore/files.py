@@ -81,7 +81,7 @@ def config_toml(result: DemoResult) -> str:
 
 
 def write_together(directory: str | Path, contents: Mapping[str, str]) -> tuple[Path, ...]:
-    """Write all files under temporary names beside `directory`, then move them into place.
+    """Write all files under temporary names beside `directory`, then move them into place; names may have folders.
 
     Nothing in `directory` changes before every file is whole on disk; other files there stay. The last
     name is moved last, so that it marks a complete set.
@@ -99,12 +99,14 @@ def write_together(directory: str | Path, contents: Mapping[str, str]) -> tuple[
         raise MacloomError(f"out: cannot write to {str(directory.parent)!r}: {error.strerror}") from None
     try:
         for name, text in contents.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
             with (staging / name).open("w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
         if directory.exists():
             for name in contents:
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 (staging / name).replace(directory / name)
         else:
             staging.rename(directory)
