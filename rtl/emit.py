@@ -1,9 +1,10 @@
-"""Everything of a unit in one directory: Verilog, testbench, vectors, waveform and `unit.json`."""
+"""Everything of a unit in one directory: Verilog, testbench, vectors, waveform, schematic and `unit.json`."""
 
 from __future__ import annotations
 
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import macloom
 from macloom._files import write_atomically
 from macloom.errors import MacloomError
 from macloom.rtl.export import verilog
+from macloom.rtl.schematic import LARGEST, operators, schematic
 from macloom.rtl.simulation import some_inputs
 from macloom.rtl.testbench import bench_text, vectors_text
 from macloom.rtl.toolchain import tool_version
@@ -40,6 +42,7 @@ def describe(unit: Unit) -> dict[str, Any]:
 def emit(unit: Unit, out: str | Path, *, seed: int = 0, force: bool = False) -> dict[str, Path]:
     """Write `<module>.v`, its testbench and vectors, a waveform and `unit.json` into `out`; return their paths.
 
+    Units of at most `macloom.rtl.schematic.LARGEST` operators get `<module>.svg`, too, where pygraphviz is installed.
     The testbench applies every input where they have at most 16 bits, else corners and random inputs.
 
     Raises:
@@ -57,6 +60,8 @@ def emit(unit: Unit, out: str | Path, *, seed: int = 0, force: bool = False) -> 
         f"{name}.vcd": waveform(unit, {port: values[:WAVE_STEPS] for port, values in inputs.items()}),
         "unit.json": json.dumps(describe(unit), indent=2) + "\n",
     }
+    if find_spec("pygraphviz") and operators(unit) <= LARGEST:
+        texts[f"{name}.svg"] = schematic(unit)
     return {file: write_atomically(folder / file, text) for file, text in texts.items()}
 
 
