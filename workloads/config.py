@@ -7,7 +7,7 @@ model directory needs no conversion. Only what decides operation shapes is kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,15 @@ from macloom.workloads.families import ACTIVATIONS, FAMILIES, Family, flag, inte
 from macloom.workloads.ops import VectorKind
 from macloom.workloads.shape import DecoderConfig
 
+TRACE = "macloom_trace"
+"""The field by which a saved trace is told from a configuration; its value is the version of the layout."""
+
 ZOO = Path(__file__).parent / "zoo"
 EMBEDDED = Path(__file__).parent / "lm"
+
+
+class Unsupported(MacloomError):
+    """A configuration that may be right, but of a model that has no formula here; it can be traced."""
 
 
 def _head_dim(config: Mapping[str, Any], hidden: int, heads: int, key: str) -> int:
@@ -97,25 +104,35 @@ def _sizes(config: Mapping[str, Any], family: Family) -> dict[str, int]:
     return found
 
 
-def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
+def decoder_config(config: Mapping[str, Any], architectures: Iterable[str] = ()) -> DecoderConfig:
     """Return the decoder or encoder that a Hugging Face configuration describes.
+
+    Args:
+        config: the content of a `config.json`.
+        architectures: further names of `model_type` that the caller knows, for the message.
+
+    Raises:
+        Unsupported: a model or an option of one that has no formula.
+        MacloomError: a field that is missing or malformed.
 
     >>> decoder_config({"model_type": "mamba"})
     Traceback (most recent call last):
         ...
-    macloom.errors.MacloomError: config.model_type: unknown name 'mamba'; did you mean 'llama'?
+    macloom.workloads.config.Unsupported: config.model_type: unknown name 'mamba'; did you mean 'llama'?
     """
     model_type = config.get("model_type")
+    if model_type is None:
+        raise MacloomError("config.model_type: is missing; it must be a name such as 'llama'")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise unknown("config.model_type", model_type, FAMILIES)
+        raise Unsupported(str(unknown("config.model_type", model_type, [*FAMILIES, *architectures])))
     family = FAMILIES[model_type]
     key, *allowed = family.activation
     activation = config.get(key, allowed[0])
     if activation not in allowed:
-        raise MacloomError(f"config.{key}: must be {' or '.join(map(repr, allowed))}, not {activation!r}")
+        raise Unsupported(f"config.{key}: must be {' or '.join(map(repr, allowed))}, not {activation!r}")
     for key, only in family.fixed.items():
         if config.get(key, only) != only:
-            raise MacloomError(f"config.{key}: must be {json.dumps(only)}, not {json.dumps(config[key])}")
+            raise Unsupported(f"config.{key}: must be {json.dumps(only)}, not {json.dumps(config[key])}")
     sizes = _sizes(config, family)
     fields: dict[str, Any] = {
         "family": model_type,

@@ -102,6 +102,16 @@ def _falcon(config: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def _phi(config: Mapping[str, Any]) -> dict[str, Any]:
+    # Half of each head turns unless the configuration says otherwise; transformers 5 keeps the factor with rope.
+    rope = config.get("rope_parameters") or {}
+    factor = config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 0.5))
+    if not isinstance(factor, int | float) or not 0 < factor <= 1:
+        raise MacloomError(f"config.partial_rotary_factor: must be above 0 and at most 1, not {factor!r}")
+    hidden, heads = integer(config, "hidden_size", 2048), integer(config, "num_attention_heads", 32)
+    return {"rope_width": int(factor * (hidden // heads))}
+
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(
         traits=_RMS | _ROPE,
@@ -169,6 +179,24 @@ FAMILIES: dict[str, Family] = {
         flags=_TIED | {"attention_bias": ("attention_bias", False), "output_bias": ("attention_bias", False)},
         activation=("hidden_activation", "gelu_pytorch_tanh"),
         window_period=2,
+    ),
+    "gemma": Family(
+        names=Modules(activation="mlp.gelu"),
+        traits=_RMS | _ROPE | {"mlp_bias": False, "scaled_embedding": True},
+        flags=_TIED | {"attention_bias": ("attention_bias", False), "output_bias": ("attention_bias", False)},
+        # Checkpoints say gelu where they mean its tanh form (`hidden_activation`); both cost the same.
+        activation=("hidden_act", "gelu_pytorch_tanh", "gelu"),
+    ),
+    "phi": Family(
+        names=Modules(
+            out="self_attn.dense", up="mlp.fc1", activation="mlp.gelu", down="mlp.fc2", final_norm="final_layernorm"
+        ),
+        traits=_LAYER | _BIAS | _ROPE | {"norm_order": "parallel", "head_bias": True},
+        flags=_UNTIED,
+        defaults={"max_positions": 2048},
+        activation=("hidden_act", "gelu_new", "gelu"),
+        fixed={"qk_layernorm": False},
+        derive=_phi,
     ),
     "phi3": Family(
         names=Modules(qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj"),

@@ -28,7 +28,10 @@ class VectorKind(StrEnum):
     """What a vector operation computes.
 
     `gelu_gate` is gelu whose result is multiplied before a matrix product reads it. `cache` puts keys and values
-    into the cache where one projection makes them together with the queries.
+    into the cache where one projection makes them together with the queries. `online_softmax` finds maximum and sum
+    of a row together; `hadamard` transforms whole rows; `gather` takes elements in another order. `pool` is a sum or
+    an extreme of `Vector.terms` elements; `scan` the recurrence of a state-space model with so many states for each
+    element.
     """
 
     EMBEDDING = "embedding"
@@ -43,6 +46,19 @@ class VectorKind(StrEnum):
     CACHE = "cache"
     MULTIPLY = "multiply"
     ADD = "add"
+    DIVIDE = "divide"
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
+    EXPONENTIAL = "exponential"
+    LOGARITHM = "logarithm"
+    SOFTPLUS = "softplus"
+    ROOT = "root"
+    SINE = "sine"
+    ONLINE_SOFTMAX = "online_softmax"
+    HADAMARD = "hadamard"
+    GATHER = "gather"
+    POOL = "pool"
+    SCAN = "scan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +67,9 @@ class Gemm:
 
     `a` is the streamed operand (M rows), `b` the other (N rows of length K, one per output
     channel). `b_sharing` batches in a row use the same `b` (grouped-query attention).
-    `causal` keeps only the lower triangle of the M x N result (QK^T) or of the M x K operand (PV)
-    as useful work; the full product is what an array without masking computes. `reads` names the operation
+    `causal` keeps only what a causal mask leaves of the M x N result (QK^T) or of the M x K operand (PV) as useful
+    work: the last row meets every key, each row before it one less. The full product is what an array without
+    masking computes, and what `macs` counts; `useful_macs` leaves out what is masked. `reads` names the operation
     whose result `a` is, or several where it is one of them (in the first layer and in others); it says
     what may stay on chip and is empty where nobody knows.
     """
@@ -84,6 +101,20 @@ class Gemm:
         return self.m * self.n * self.k * self.batch * self.repeat
 
     @property
+    def useful_macs(self) -> int:
+        """Multiply-accumulates that a causal mask leaves: all of them where there is none.
+
+        >>> Gemm(name="scores", m=4, n=4, k=8, causal=True).useful_macs  # 1 + 2 + 3 + 4 keys
+        80
+        >>> Gemm(name="scores", m=2, n=4, k=8, causal=True).useful_macs  # the second half: 3 + 4
+        56
+        """
+        masked = self.m * (self.m - 1) // 2 if self.causal else 0
+        # The masked triangle is one of the M x N result or, where the operand is the probabilities, of M x K.
+        depth = self.n if self.a is Role.PROBABILITY else self.k
+        return self.macs - masked * depth * self.batch * self.repeat
+
+    @property
     def a_elements(self) -> int:
         """Elements of operand A over all batches, for one repeat."""
         return self.m * self.k * self.batch
@@ -102,7 +133,8 @@ class Gemm:
 class Vector:
     """A row-wise or elementwise operation on `rows` rows of `width` elements, `repeat` times.
 
-    `reads` has for each of its inputs what `Gemm.reads` has, or is empty.
+    `terms` is how many elements or states go into each result of a `pool` or `scan`. `reads` has for each of its
+    inputs what `Gemm.reads` has, or is empty.
     """
 
     name: str
@@ -111,10 +143,11 @@ class Vector:
     width: int
     inputs: int = 1
     repeat: int = 1
+    terms: int = 1
     reads: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        for f in ("rows", "width", "inputs", "repeat"):
+        for f in ("rows", "width", "inputs", "repeat", "terms"):
             require_positive_integer(f"vector {self.name!r}.{f}", getattr(self, f))
         if self.reads and len(self.reads) != self.inputs:
             raise MacloomError(
@@ -160,6 +193,11 @@ class Workload:
     def macs(self) -> int:
         """Multiply-accumulates of the whole workload, causal masking not subtracted."""
         return sum(op.macs for op in self.gemms)
+
+    @property
+    def useful_macs(self) -> int:
+        """Multiply-accumulates of the whole workload without those that a causal mask throws away."""
+        return sum(op.useful_macs for op in self.gemms)
 
     def renamed(self, name: str) -> Workload:
         return replace(self, name=name)

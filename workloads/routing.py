@@ -5,10 +5,12 @@ The multiply-accumulates do not depend on it; which weights have to be read, and
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import groupby
+from pathlib import Path
 
 from macloom.errors import MacloomError
 
@@ -81,3 +83,26 @@ def expert_groups(rows: Sequence[int]) -> list[tuple[int, int]]:
     [(3, 2), (2, 1)]
     """
     return [(n, len(list(same))) for n, same in groupby(sorted((r for r in rows if r), reverse=True))]
+
+
+def load_routing(text: str) -> Routing:
+    """Return the routing that a name says, or the shares that a JSON file holds: one number for each expert.
+
+    Raises:
+        MacloomError: neither a known name nor a file with a list of numbers.
+
+    >>> load_routing("zipf:1.2")
+    'zipf:1.2'
+    """
+    if text.partition(":")[0] in ("uniform", "zipf"):
+        return text
+    path = Path(text)
+    if not path.is_file():
+        raise MacloomError(f"routing: must be {_KNOWN} in a JSON file, not {text!r}")
+    try:
+        shares = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MacloomError(f"{path}: is not valid JSON: {error}") from None
+    if not isinstance(shares, list):
+        raise MacloomError(f"{path}: must hold a list with one share for each expert, not {type(shares).__name__}")
+    return shares

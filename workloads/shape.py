@@ -62,7 +62,8 @@ class DecoderConfig:
     counts one norm; `position_rows` the learned position vectors (0: none). `output_bias` is that of the
     attention's last matrix, `attention_bias` that of the others. In `windowed_layers` of the layers a token sees
     only the last `window` keys. With `experts`, each token passes `experts_per_token` of so many MLPs.
-    `head_transform` is BERT's dense layer, activation and norm before the head.
+    `rope_width` is how much of each head rope turns, if not all. `head_transform` is BERT's dense layer, activation
+    and norm before the head.
     """
 
     family: str
@@ -99,6 +100,7 @@ class DecoderConfig:
     experts_per_token: int = 0
     head_transform: bool = False
     head_bias: bool = False
+    rope_width: int = 0
 
     def __post_init__(self) -> None:
         for name in (

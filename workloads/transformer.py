@@ -17,13 +17,22 @@ from macloom.workloads.shape import DecoderConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One pass of a batch: each request brings `queries` tokens, which attend to `keys` keys."""
+    """One pass of a batch: each request brings `queries` tokens behind `past` keys that the cache holds."""
 
     queries: int
-    keys: int
+    past: int = 0
     batch: int
     causal: bool
     routing: Routing = "uniform"
+
+    @property
+    def keys(self) -> int:
+        """Keys that the last token attends to, itself included."""
+        return self.past + self.queries
+
+    def keys_within(self, window: int) -> int:
+        """Keys in a layer with a sliding window: the cache holds those that the first token still sees."""
+        return min(self.past, window - 1) + self.queries
 
     @property
     def rows(self) -> int:
@@ -102,11 +111,15 @@ class _Layers:
             k = self.product("k", read, Role.KV)
             v = self.product("v", read, Role.KV)
         heads = {"q": config.heads, "k": config.kv_heads}
-        for kind, used in ((VectorKind.RMS_NORM, config.qk_norm), (VectorKind.ROPE, config.rope)):
+        turned = config.rope_width or width
+        for kind, used, wide in (
+            (VectorKind.RMS_NORM, config.qk_norm, width),
+            (VectorKind.ROPE, config.rope, turned),
+        ):
             if used:
                 name = "rope_{}" if kind is VectorKind.ROPE else "{}_norm"
-                q = self.vector(f"{prefix}.{name.format('q')}", kind, width, (q,), rows=rows * heads["q"])
-                k = self.vector(f"{prefix}.{name.format('k')}", kind, width, (k,), rows=rows * heads["k"])
+                q = self.vector(f"{prefix}.{name.format('q')}", kind, wide, (q,), rows=rows * heads["q"])
+                k = self.vector(f"{prefix}.{name.format('k')}", kind, wide, (k,), rows=rows * heads["k"])
         if fused:
             self.vector(f"{prefix}.cache", VectorKind.CACHE, 2 * config.kv_heads * width, tuple(dict.fromkeys((k, v))))
         shared: dict[str, Any] = {
@@ -209,7 +222,7 @@ def _head(config: DecoderConfig, last: str, rows: int, head_rows: int) -> list[O
         ]
         last = ops[-1].name
     if config.embedding != hidden:
-        ops.append(Gemm(name="project_out", m=rows, n=config.embedding, k=hidden, reads=(last,)))
+        ops.append(Gemm(name="project_out", m=rows, n=config.embedding, k=hidden, out=Role.ACTIVATION, reads=(last,)))
         last = "project_out"
     return [*ops, Gemm(name=names.head, m=head_rows, n=config.vocab, k=config.embedding, reads=(last,))]
 
@@ -217,21 +230,21 @@ def _head(config: DecoderConfig, last: str, rows: int, head_rows: int) -> list[O
 def layer_groups(config: DecoderConfig, run: Pass) -> list[tuple[str, int, int]]:
     """Return (prefix of the names, layers, keys that a token attends to) of each kind of layer.
 
-    A cache with a sliding window holds no more than its keys. A prefill computes the whole square and masks it,
-    so all its layers are equal.
+    A cache with a sliding window holds no more than its keys. A prefill computes the whole square of its tokens
+    and masks it, so all layers of a whole prompt are equal.
     """
-    if run.queries > 1 or config.window is None or run.keys <= config.window:
+    if config.window is None or run.keys_within(config.window) == run.keys:
         return [("", config.layers, run.keys)]
     windowed, rest = config.windowed_layers, config.layers - config.windowed_layers
-    if not rest:
-        return [("", windowed, config.window)]
-    return [("windowed.", windowed, config.window), ("full.", rest, run.keys)]
+    seen = run.keys_within(config.window)
+    return [("windowed.", windowed, seen), ("full.", rest, run.keys)] if rest else [("", windowed, seen)]
 
 
 def transformer_ops(config: DecoderConfig, run: Pass, head_rows: int) -> tuple[Op, ...]:
     """Return all operations of one pass in order of execution; equal layers are one layer repeated.
 
-    With two kinds of layers, one of each kind follow one another.
+    With two kinds of layers, one of each kind follow one another. Without `head_rows` the pass ends with the last
+    layer, as that of a part of a prompt does.
     """
     embedding = _embedding(config, run.rows)
     groups = layer_groups(config, run)
@@ -243,7 +256,7 @@ def transformer_ops(config: DecoderConfig, run: Pass, head_rows: int) -> tuple[O
         collected = _Layers(config=config, run=run, keys=keys, repeat=layers, prefix=prefix)
         before = (collected.layer(before),)
         ops += collected.ops
-    return (*embedding, *ops, *_head(config, before[0], run.rows, head_rows))
+    return (*embedding, *ops, *(_head(config, before[0], run.rows, head_rows) if head_rows else ()))
 
 
 def cache_elements(config: DecoderConfig, run: Pass) -> int:

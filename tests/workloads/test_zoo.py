@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ import pytest
 import macloom.workloads
 from macloom.errors import MacloomError
 from macloom.workloads import Gemm, Role, Vector, VectorKind, Workload, list_workloads, load_workload
+from macloom.workloads.analytic import ARCHITECTURES
+from macloom.workloads.config import Unsupported
+from macloom.workloads.models import workload_of
+from macloom.workloads.request import Request
 from macloom.workloads.routing import expert_rows
 
 ZOO = Path(macloom.workloads.__file__).parent / "zoo"
-CONFIGS: dict[str, dict[str, Any]] = {
+EVERY: dict[str, dict[str, Any]] = {
     p.stem: json.loads(p.read_text()) for p in sorted(ZOO.glob("*.json"), key=lambda p: p.stem)
 }
+# The models of tests/workloads/test_architectures.py have formulas of their own there.
+CONFIGS = {name: config for name, config in EVERY.items() if config["model_type"] not in ARCHITECTURES}
 ENCODERS = ["bert-base", "bert-large"]
 DECODERS = [name for name in CONFIGS if name not in ENCODERS]
 
@@ -51,6 +58,11 @@ class Formula:
             resize = 0 if e == h else 2 * h * e
             self.once = v * e + resize + (c["max_position_embeddings"] + 2) * h + 2 * h * c["do_layer_norm_before"]
             self.head = v * e + resize
+        elif kind == "phi":
+            wide = c["intermediate_size"]
+            matrices = 4 * h * h + 2 * h * wide
+            weights = matrices + 4 * h + wide + h + 2 * h
+            self.once = 2 * v * h + v + 2 * h
         elif kind == "falcon":
             self.kv = h // c["num_attention_heads"]
             matrices = 10 * h * h + 2 * h * self.kv
@@ -65,7 +77,7 @@ class Formula:
             matrices = attention + router + mlp * (c["num_experts_per_tok"] if experts else 1)
             weights = attention + router + mlp * (experts or 1) + (4 if kind == "gemma2" else 2) * h
             weights += {"qwen2": self.width + 2 * self.kv, "qwen3": 2 * d}.get(kind, 0)
-            self.once = h + v * h * (1 if kind == "gemma2" else 2)
+            self.once = h + v * h * (1 if kind in ("gemma", "gemma2") else 2)
             if self.window:
                 self.windowed = (self.layers + 1) // 2 if kind == "gemma2" else self.layers
         self.matrices, self.weights = matrices, weights
@@ -147,6 +159,13 @@ def test_decode_equals_a_trace(name: str, billions: float) -> None:
     assert round(load_workload(name, phase="decode", context=2048).macs / 1e9, 3) == billions
 
 
+# Published: weights without the embedding, arXiv:2403.08295, Table 2.
+@pytest.mark.parametrize(("name", "weights"), [("gemma-2b", 1_981_884_416), ("gemma-7b", 7_751_248_896)])
+def test_weights_of_gemma_are_the_published_ones(name: str, weights: int) -> None:
+    config = CONFIGS[name]
+    assert load_workload(name).parameters - config["vocab_size"] * config["hidden_size"] == weights
+
+
 def test_a_wrong_formula_is_noticed() -> None:
     """The mutant of this proof: K and V heads as many as query heads."""
     formula = Formula({**CONFIGS["llama-3-8b"], "num_key_value_heads": 32})
@@ -174,6 +193,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2ForCausalLM", GROUPED),
     "qwen3": ("Qwen3ForCausalLM", {**GROUPED, "head_dim": 32}),
     "gemma2": ("Gemma2ForCausalLM", {**GROUPED, "head_dim": 32, "sliding_window": 8}),
+    "gemma": ("GemmaForCausalLM", {**GROUPED, "head_dim": 32}),
+    "phi": ("PhiForCausalLM", {**SMALL, **SHORT}),
     "phi3": ("Phi3ForCausalLM", {**GROUPED, "sliding_window": 8, "pad_token_id": 0}),
     "falcon": ("FalconForCausalLM", SMALL),
     "falcon-serial": ("FalconForCausalLM", {**SMALL, "parallel_attn": False, "multi_query": False, "bias": True}),
@@ -240,28 +261,42 @@ def operations(workload: Workload) -> dict[str, Gemm | Vector]:
     return found
 
 
-@pytest.mark.parametrize("name", list_workloads())
-def test_every_read_is_of_an_operation_and_a_result_of_its_size(name: str) -> None:
-    """What an operation reads exists and holds at least the elements that it takes (a fused projection holds more)."""
-    workload = load_workload(name, sequence=24, batch=2)
-    ops = operations(workload)
+def made_for(name: str) -> Workload:
+    """Return a model at work on two images or two short prompts."""
+    image = "image" in load_workload(name).details
+    return load_workload(name, batch=2) if image else load_workload(name, sequence=24, batch=2)
+
+
+def readings(workload: Workload) -> Iterator[tuple[Gemm | Vector, tuple[str, ...]]]:
     for op in workload.ops:
-        inputs = (op.reads,) if isinstance(op, Gemm) else op.reads
-        for makers in inputs:
-            assert set(makers) <= set(ops), op.name
-            sizes = [m.out_elements if isinstance(m, Gemm) else m.elements for m in (ops[n] for n in makers)]
-            taken = op.a_elements if isinstance(op, Gemm) else op.elements
-            if op.name.startswith("mlp.experts.gate_up"):
-                taken //= workload.details["experts_per_token"]  # every row goes to so many experts
-            assert sum(sizes) >= taken or op.name.endswith(".cache"), op.name
-    heads = [op.name for op in workload.ops if isinstance(op, Gemm)][-1]
-    unread = set(ops) - {
-        n for op in workload.ops for m in ((op.reads,) if isinstance(op, Gemm) else op.reads) for n in m
-    }
-    cached = {op.name for op in workload.ops if isinstance(op, Gemm) and op.out is Role.KV}
-    cached |= {op.name for op in workload.ops if isinstance(op, Vector) and op.kind is VectorKind.CACHE}
-    assert heads in unread
-    assert {n for n in unread - cached - {heads} if not n.endswith(("rope_k", "router.softmax"))} == set()
+        for makers in (op.reads,) if isinstance(op, Gemm) else op.reads:
+            yield op, makers
+
+
+@pytest.mark.parametrize("name", list_workloads())
+def test_every_read_is_of_an_operation(name: str) -> None:
+    """What an operation reads exists, and what nobody reads is an output, part of the cache, or a conditioning."""
+    workload = made_for(name)
+    ops = operations(workload)
+    read = {maker for _, makers in readings(workload) for maker in makers}
+    assert read <= set(ops)
+    unread = [op for op in workload.ops if op.name not in read]
+    cached = [op for op in unread if (op.out is Role.KV if isinstance(op, Gemm) else op.kind is VectorKind.CACHE)]
+    free = ("lm_head", "classifier", "head", "linear", "rope_k", "softmax", "adaLN_modulation.1", "scale_shift_table")
+    assert [op.name for op in unread if op not in cached and not op.name.endswith(free)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name]["model_type"] != "phi"])
+def test_every_result_has_the_size_of_what_reads_it(name: str) -> None:
+    """Results hold at least the elements that are taken from them; a fused projection holds more."""
+    workload = made_for(name)
+    ops = operations(workload)
+    for op, makers in readings(workload):
+        sizes = [m.out_elements if isinstance(m, Gemm) else m.elements for m in (ops[n] for n in makers)]
+        taken = op.a_elements if isinstance(op, Gemm) else op.elements
+        if op.name.startswith("mlp.experts.gate_up"):
+            taken //= workload.details["experts_per_token"]  # every row goes to so many experts
+        assert sum(sizes) >= taken or op.name.endswith(".cache"), op.name
 
 
 def test_gpt2_layer_holds_every_operation_in_order() -> None:
@@ -384,16 +419,7 @@ def test_unknown_routing(wrong: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("falcon", {"alibi": True}, "config.alibi: must be false, not true"),
-        ("falcon", {"new_decoder_architecture": True}, "config.new_decoder_architecture: must be false, not true"),
-        ("qwen2", {"use_sliding_window": True}, "config.use_sliding_window: must be false, not true"),
-        ("phi3", {"partial_rotary_factor": 0.5}, "config.partial_rotary_factor: must be 1.0, not 0.5"),
         ("gpt2", {"n_head": 5}, "config.n_head: must divide hidden_size 64, not 5"),
-        (
-            "gpt2",
-            {"activation_function": "tanh"},
-            "config.activation_function: must be 'gelu_new' or 'gelu' or 'relu', not 'tanh'",
-        ),
         ("mixtral", {"num_experts_per_tok": 6}, "config.num_experts_per_tok: must be from 1 to the 5 experts, not 6"),
         ("mistral", {"sliding_window": 0}, "config.sliding_window: must be a positive integer, not 0"),
         ("opt", {"do_layer_norm_before": 1}, "config.do_layer_norm_before: must be true or false, not 1"),
@@ -404,6 +430,26 @@ def test_bad_configurations(kind: str, changes: dict, message: str, tmp_path: Pa
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": kind, **TINY[kind][1], **changes}))
     assert fails(str(path)) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("falcon", {"alibi": True}, "config.alibi: must be false, not true"),
+        ("falcon", {"new_decoder_architecture": True}, "config.new_decoder_architecture: must be false, not true"),
+        ("qwen2", {"use_sliding_window": True}, "config.use_sliding_window: must be false, not true"),
+        ("phi3", {"partial_rotary_factor": 0.5}, "config.partial_rotary_factor: must be 1.0, not 0.5"),
+        (
+            "gpt2",
+            {"activation_function": "tanh"},
+            "config.activation_function: must be 'gelu_new' or 'gelu' or 'relu', not 'tanh'",
+        ),
+    ],
+)  # fmt: skip
+def test_options_without_a_formula(kind: str, changes: dict, message: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        workload_of("local", {"model_type": kind, **TINY[kind][1], **changes}, Request())
+    assert str(caught.value) == message
 
 
 def test_table_of_the_page_is_the_zoo() -> None:
