@@ -1,8 +1,9 @@
 """Measure the systolic simulator: `python benchmarks/systolic.py`.
 
-Writes one table to benchmarks/results/systolic.md. Everything is CPU time of one process with one thread
-(two for the register machine), which other load on the machine disturbs least, and the best of several
-runs where a run is short. SCALE-Sim, if installed, simulates the same layer in the same minute.
+Writes one table to benchmarks/results/systolic.md. Everything is CPU time of one process with one thread, which
+other load on the machine disturbs least, and the best of several runs where a run is short; the register machine is
+also timed by the clock on the wall with two threads. SCALE-Sim, if installed, simulates the same layers in the same
+run.
 Models run in fresh processes: their time is all that such a process takes, imports included, and what
 `simulate` takes in it; peak memory is that of the process.
 """
@@ -26,6 +27,7 @@ import numpy as np
 
 RESULT = Path(__file__).parent / "results" / "systolic.md"
 SCORES = "Q K^T of one head of OPT-6.7B, 2048 x 2048 x 128"
+PEER_SIZE = (1024, 1024, 128)  # some seconds of SCALE-Sim in each dataflow
 
 
 class Row(NamedTuple):
@@ -48,35 +50,45 @@ def best(call: Callable[[], Any], runs: int) -> float:
     return min(times)
 
 
+def peer_row(name: str, layer: Any, config: Any, runs: int, *, peer: bool, goal: str = "") -> Row:
+    """Time the compatible mode on one layer, and SCALE-Sim on the same if asked to and installed."""
+    from macloom.sim.scalesim import simulate_layer
+    from macloom.sim.scalesim.oracle import scalesim_report
+
+    mine = best(lambda: simulate_layer(layer, config), runs)
+    result, how = f"{1e3 * mine:.2f} ms", "all 32 columns"
+    if peer and find_spec("scalesim"):
+        start = time.process_time()
+        theirs = scalesim_report(layer, config)
+        seconds = time.process_time() - start
+        equal = theirs == dict(simulate_layer(layer, config))
+        result += f", {seconds / mine:,.0f} x SCALE-Sim's {seconds:.1f} s"
+        how = f"SCALE-Sim 3.0.0 in the same run; reports {'equal' if equal else 'DIFFER'}"
+    return Row(f"SCALE-Sim mode, {name}, {config.dataflow}, {config.mode}", result, goal, how)
+
+
 def scalesim_rows(peers: str) -> Iterator[Row]:
     """Compatible mode against SCALE-Sim itself, 128 x 128, 512, 512 and 256 KiB."""
     from macloom.sim.scalesim import Config, Gemm, simulate_layer
-    from macloom.sim.scalesim.oracle import scalesim_report
 
-    layer = Gemm(m=2048, n=2048, k=128)
-    for dataflow, mode in (("ws", "CALC"), ("os", "CALC"), ("is", "CALC"), ("ws", "USER")):
-        config = Config(
+    def config(dataflow: str, mode: str) -> Config:
+        return Config(
             rows=128, cols=128, dataflow=dataflow, ifmap_kb=512, filter_kb=512, ofmap_kb=256, mode=mode,
             bw_ifmap=64, bw_filter=64, bw_ofmap=64,
         )  # fmt: skip
-        mine = best(lambda config=config: simulate_layer(layer, config), 20)
-        result, how = f"{1e3 * mine:.2f} ms", "all 32 columns"
-        if dataflow in peers and mode == "CALC" and find_spec("scalesim"):
-            start = time.process_time()
-            theirs = scalesim_report(layer, config)
-            seconds = time.process_time() - start
-            equal = theirs == dict(simulate_layer(layer, config))
-            result += f", {seconds / mine:,.0f} x SCALE-Sim's {seconds:.1f} s"
-            how = f"SCALE-Sim 3.0.0 in the same run; reports {'equal' if equal else 'DIFFER'}"
-        yield Row(f"SCALE-Sim mode, {SCORES}, {dataflow}, {mode}", result, ">= 1000 x", how)
+
+    m, n, k = PEER_SIZE
+    for dataflow in ("os", "ws", "is"):
+        for mode in ("CALC", "USER"):
+            peer = dataflow in peers and mode == "CALC"
+            yield peer_row(f"{m} x {n} x {k}", Gemm(m=m, n=n, k=k), config(dataflow, mode), 20, peer=peer)
+    for dataflow, mode in (("ws", "CALC"), ("os", "CALC"), ("is", "CALC"), ("ws", "USER")):
+        peer = dataflow == "ws" and mode == "CALC" and "ws" in peers
+        yield peer_row(SCORES, Gemm(m=2048, n=2048, k=128), config(dataflow, mode), 20, peer=peer, goal=">= 1000 x")
     for name, sizes in (("q/k/v/o", (2048, 4096, 4096)), ("fc1", (2048, 16384, 4096))):
         for mode in ("CALC", "USER"):
-            config = Config(
-                rows=128, cols=128, dataflow="ws", ifmap_kb=512, filter_kb=512, ofmap_kb=256, mode=mode,
-                bw_ifmap=64, bw_filter=64, bw_ofmap=64,
-            )  # fmt: skip
-            m, n, k = sizes
-            mine = best(lambda config=config, m=m, n=n, k=k: simulate_layer(Gemm(m=m, n=n, k=k), config), 3)
+            layer, machine = Gemm(m=sizes[0], n=sizes[1], k=sizes[2]), config("ws", mode)
+            mine = best(lambda layer=layer, machine=machine: simulate_layer(layer, machine), 3)
             yield Row(f"SCALE-Sim mode, {name} of OPT-6.7B, prefill 2048, ws, {mode}", f"{1e3 * mine:.1f} ms")
 
 
@@ -85,6 +97,7 @@ def analytic_rows(points: int) -> Iterator[Row]:
     from macloom.arch import load_accelerator
     from macloom.sim import map_gemm
     from macloom.sim.analytic import design_cycles, price_points
+    from macloom.sim.tile_search import best_tiling, ranked_tilings
     from macloom.sim.tiling import Tiling
     from macloom.workloads import load_recipe, load_workload
 
@@ -110,42 +123,67 @@ def analytic_rows(points: int) -> Iterator[Row]:
             for op in ops
         ]
 
-    count = len(chips) * len(ops)
-    start, repeats = best(mapped, 5), 40
-    many = mapped() * repeats
-    pricing = best(lambda: price_points(many), 5) / repeats
+    count, points_of = len(chips) * len(ops), mapped()
+    both = best(lambda: price_points(mapped()), 10)
+    pricing = best(lambda: price_points(points_of), 10)
+    what = f"{len(ops)} products of OPT-6.7B on {len(chips)} arrays, all in one call"
     yield Row(
-        "analytic with memory and energy, tiling stated",
-        f"{count / pricing / 1e3:.0f} k op-points/s; {count / (start + pricing) / 1e3:.1f} k with mapping",
+        "analytic with memory and energy, tiling stated, mapping included",
+        f"{count / both / 1e3:.1f} k op-points/s",
         ">= 10 k op-points/s",
-        f"{len(ops)} products of OPT-6.7B on {len(chips)} arrays",
+        what,
+    )
+    yield Row("the same without mapping", f"{count / pricing / 1e3:.1f} k op-points/s", "", what)
+
+    def searched() -> None:
+        best_tiling.cache_clear()
+        ranked_tilings.cache_clear()
+        for chip in chips[:6]:
+            for op in ops:
+                map_gemm(op, chip, recipe)
+
+    search = best(searched, 3)
+    yield Row(
+        "search for tiles and loop order, nothing remembered",
+        f"{6 * len(ops) / search / 1e3:.2f} k products/s",
+        "",
+        "some thousand candidates each; equal products are searched once per process",
     )
 
 
-def cycle_rows() -> Iterator[Row]:
+def cycle_rows(runs: int) -> Iterator[Row]:
     """Registers of processing elements stepped per second, values flowing."""
     from macloom.arch import Array, Dataflow, ProcessingElement
     from macloom.formats import get_format
+    from macloom.formats.threads import set_threads
     from macloom.sim.cycle import run
 
     rng = np.random.default_rng(0)
-    a, b = (get_format("int8").encode(rng.standard_normal((size, 2048)).astype(np.float32)) for size in (512, 512))
-    for side in (32, 128):
-        for dataflow in ("os", "ws"):
-            array = Array(rows=side, cols=side, pe=ProcessingElement(significand_bits=8), dataflow=Dataflow(dataflow))
-            updates = run(a, b, array).updates
-            taken = []
-            for _ in range(3):
-                wall, cpu = time.perf_counter(), time.process_time()
-                run(a, b, array)
-                taken.append((time.perf_counter() - wall, time.process_time() - cpu))
-            walls, cpus = (min(times) for times in zip(*taken, strict=True))
-            yield Row(
-                f"cycle, 512 x 512 x 2048 int8 on {side} x {side}, {dataflow}",
-                f"{updates / walls / 1e9:.2f} G element updates/s; {updates / cpus / 1e9:.2f} G per CPU second",
-                ">= 1 G/s on two cores",
-                "wall time with two threads, which other load disturbs; and CPU time of all threads",
-            )
+    for shadow in (False, True):
+        for side in (16, 32, 128):
+            m, k = (512, 2048) if side > 16 else (256, 1024)
+            a, b = (get_format("int8").encode(rng.standard_normal((m, k)).astype(np.float32)) for _ in range(2))
+            for dataflow in Dataflow:
+                pe = ProcessingElement(significand_bits=8)
+                array = Array(rows=side, cols=side, pe=pe, dataflow=dataflow, shadow_registers=shadow)
+                updates = run(a, b, array).updates
+                rates = []
+                for threads, clock in ((1, time.process_time), (2, time.perf_counter)):
+                    set_threads(threads)
+                    taken = []
+                    for _ in range(runs):
+                        start = clock()
+                        run(a, b, array)
+                        taken.append(clock() - start)
+                    rates.append(updates / min(taken) / 1e9)
+                set_threads(None)
+                yield Row(
+                    f"cycle, {m} x {m} x {k} int8 on {side} x {side}, {dataflow.value}"
+                    + (", shadow registers" if shadow else ""),
+                    f"{rates[0]:.2f} G element updates per CPU second of one thread; {rates[1]:.2f} G/s by two threads",
+                    ">= 1 G/s on two cores",
+                    "two threads by the clock on the wall, which other load disturbs",
+                )
 
 
 def big_machine() -> Any:
@@ -243,10 +281,15 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=5_000_000, help="random design points (5000000)")
     parser.add_argument("--runs", type=int, default=5, help="cold runs of each model (5)")
     parser.add_argument(
-        "--peers", default="ws", help="dataflows that SCALE-Sim runs, half a minute or more each; none for no peer (ws)"
+        "--peers",
+        default="os,ws,is",
+        help="dataflows that SCALE-Sim runs, a minute in all; none for no peer (os,ws,is)",
     )
     parser.add_argument("--case", choices=("layer", "model"), help="run one case in this process and print JSON")
+    parser.add_argument("--quick", action="store_true", help="no peer, few points and runs; prints, writes no table")
     options = parser.parse_args()
+    if options.quick:
+        options.points, options.runs, options.peers = 500_000, 1, "none"
     if options.case:
         print(json.dumps(model_case(options.case)))
         return
@@ -256,11 +299,13 @@ def main() -> None:
         scalesim_rows(options.peers),
         model_rows(options.runs),
         analytic_rows(options.points),
-        cycle_rows(),
+        cycle_rows(1 if options.quick else 3),
     ):
         for row in found:
             print(*row, sep=" | ", file=sys.stderr)
             rows.append(row)
+    if options.quick:
+        return
     command = " ".join(["python benchmarks/systolic.py", *sys.argv[1:]])
     RESULT.write_text(table(rows, command), encoding="utf-8")
 

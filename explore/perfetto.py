@@ -116,14 +116,15 @@ class Timed(Protocol):
     """A result of the simulator, as far as a trace needs it."""
 
     def timeline(self) -> Sequence[Event]: ...
+    def counters(self) -> Mapping[str, Sequence[tuple[int, float]]]: ...
 
 
 def trace_of(results: Mapping[str, Timed], metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the trace document of simulator results by name, with how busy each unit is as counters."""
+    """Return the trace document of simulator results by name, with their counters and how busy each unit is."""
     processes = []
     for name, result in results.items():
         events = result.timeline()
-        processes.append(Process(name=name, events=events, counters=busy_fraction(events)))
+        processes.append(Process(name=name, events=events, counters={**result.counters(), **busy_fraction(events)}))
     return chrome_trace(processes, metadata)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 ENERGY_PARTS = {
     "mac_j": "MAC",
     "decoder_j": "decoder",
+    "encoder_j": "encoder",
     "sram_j": "SRAM",
     "dram_j": "DRAM",
     "vector_j": "vector unit",

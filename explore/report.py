@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from macloom._files import write_atomically
-from macloom.explore.records import ENERGY_PARTS, Run
+from macloom.arch import Array, ProcessingElement
+from macloom.explore.records import ENERGY_PARTS, AcceleratorInfo, Run
 from macloom.explore.result import DemoResult, parse_result
 from macloom.explore.style import eng
 from macloom.explore.summary import chosen_run, headline, pairs_table, showcase, summary_table
@@ -26,6 +27,7 @@ SECTIONS = (
     ("cost", "Time and energy"),
     ("accelerators", "Accelerators"),
     ("roofline", "Roofline"),
+    ("utilisation", "Utilisation"),
     ("operations", "Operations"),
     ("layers", "Layers"),
     ("trust", "Measured or modelled"),
@@ -77,11 +79,13 @@ def render_report(result: DemoResult | Mapping[str, Any]) -> str:
 
 def draw_pictures(result: DemoResult) -> dict[str, list[Picture]]:
     """Draw the plots of the report, by section."""
-    from macloom.explore import pareto_plot, plots
+    from macloom.explore import heat_plot, pareto_plot, plots
     from macloom.explore.style import format_styles
 
     styles = format_styles([f.name for f in result.formats])
-    pictures: dict[str, list[Picture]] = {"accuracy_energy": [], "values": [], "cost": [], "roofline": []}
+    pictures: dict[str, list[Picture]] = {
+        section: [] for section in ("accuracy_energy", "values", "cost", "roofline", "utilisation")
+    }
 
     def add(section: str, ax: Any, title: str, caption: str) -> None:
         pictures[section].append(_picture(ax, f"{section}-{len(pictures[section])}-", title, caption))
@@ -117,7 +121,22 @@ def draw_pictures(result: DemoResult) -> dict[str, list[Picture]]:
                 f"{runs[0].format} operands and its DRAM bandwidth."
             )
             add("roofline", plots.roofline(runs), f"{accelerator.name} running {runs[0].format}", text)
+        for run in runs:
+            text = (
+                f"Left: when each operation of {run.workload} runs, coloured by how many of the array's elements "
+                "multiply on average. Right: how long each element multiplies, over the whole run and in the products "
+                "that take longest."
+            )
+            figure = heat_plot.heat_figure(run.ops, array_of(accelerator))
+            title = f"{run.workload} {run.phase}, {run.format} on {run.accelerator}"
+            add("utilisation", figure.axes[0], title, text)
     return pictures
+
+
+def array_of(accelerator: AcceleratorInfo) -> Array:
+    """Return the array that a result's accelerator has."""
+    fields = accelerator.configuration["array"]
+    return Array(**{**fields, "pe": ProcessingElement(**fields["pe"])})
 
 
 def _picture(ax: Any, prefix: str, title: str, caption: str) -> Picture:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from macloom._files import write_atomically
 from macloom.errors import MacloomError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#7A6FD6", "#8A8F98", "#A63D57",
     "#2BB3A3", "#9C6B30",
 )  # fmt: skip
-PARTS = ("#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7")
+PARTS = ("#0072B2", "#56B4E9", "#B8A800", "#E69F00", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 # The SVG writer replaces these by CSS variables, so that a page can turn them for a dark background.
@@ -128,6 +130,34 @@ def svg_text(figure: Figure, prefix: str = "", label: str = "") -> str:
         f'viewBox="0 0 {width:g} {height:g}" aria-label="{_escape(label)}" style="width: 100%; max-width: {width:g}pt">'
     )
     return opening + text[head.end() :]
+
+
+PLOT_SUFFIXES = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+
+
+def check_plot_path(option: str, path: Path) -> None:
+    """Raise unless a plot can be written to a file of this name.
+
+    Raises:
+        MacloomError: the name ends in no known suffix.
+    """
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise MacloomError(f"{option}: must be a .png, .svg or .pdf file, not {str(path)!r}")
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure on white as PNG, SVG or PDF, which the suffix decides, and return the path.
+
+    Equal figures give equal bytes.
+
+    Raises:
+        MacloomError: another suffix.
+    """
+    check_plot_path("plot", path)
+    buffer, suffix = io.BytesIO(), path.suffix.lower()
+    with plot_style():
+        figure.savefig(buffer, format=suffix[1:], dpi=150, facecolor="white", metadata=PLOT_SUFFIXES[suffix])
+    return write_atomically(path, buffer.getvalue())
 
 
 def _escape(text: str) -> str:

@@ -12,7 +12,7 @@ from macloom.sim.mapping import GemmMapping
 from macloom.sim.resident import Resident
 from macloom.sim.systolic import ceil_div
 from macloom.sim.tiling import TileWork, port_cycles, tile_work, whole_bits
-from macloom.sim.vector import epilogue_operations, is_scaled, segment_operations
+from macloom.sim.vector import epilogue_operations, is_scaled, scale_operations, segment_operations
 from macloom.sim.walk import VisitedTiles, visited_tiles
 
 LANE_OPERATIONS_PER_MAC = 2  # a multiply and an add
@@ -61,7 +61,11 @@ def account_of(mapping: GemmMapping, resident: Resident, indices: np.ndarray) ->
         segments = segment_operations(scaled_operands(mapping, blocked=True))
         multiplies = outputs * count * segments.multiplies
         adds = outputs * (count - tiles.first_k) * segments.adds
-    epilogue = epilogue_operations(scaled_operands(mapping, blocked=False), mapping.out)
+    epilogue, scale = (
+        epilogue_operations(scaled_operands(mapping, blocked=False), mapping.out),
+        scale_operations(mapping.out),
+    )
+    scales = tiles.m * ceil_div(tiles.n, mapping.out.block or p.n) * tiles.finishes
     return TileAccount(
         tiles=tiles,
         work=work,
@@ -76,8 +80,8 @@ def account_of(mapping: GemmMapping, resident: Resident, indices: np.ndarray) ->
         shared_bits=a_load * resident.a + finished * resident.out,
         loads={"sums": sums * tiles.reloads, "a": a_load * (not resident.a), "b": b_load},
         stores={"out": finished * (not resident.out), "spill": sums * tiles.spills},
-        multiplies=multiplies + epilogue.multiplies * outputs * tiles.finishes,
-        adds=adds + epilogue.adds * outputs * tiles.finishes,
+        multiplies=multiplies + epilogue.multiplies * outputs * tiles.finishes + scale.multiplies * scales,
+        adds=adds + epilogue.adds * outputs * tiles.finishes + scale.adds * scales,
     )
 
 

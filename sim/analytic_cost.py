@@ -8,9 +8,8 @@ often it comes. What a tile takes is the simulator's own account of it (`macloom
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,21 +17,29 @@ import numpy as np
 from macloom.arch import (
     Accelerator,
     Dataflow,
-    Technology,
-    decoder_energy_j,
     dram_energy_j_per_bit,
     float_add_energy_j,
     float_multiply_energy_j,
     sram_energy_j_per_bit,
 )
 from macloom.errors import MacloomError
-from macloom.formats import TensorFormat
 from macloom.sim.account import LANE_OPERATIONS_PER_MAC, scaled_operands
-from macloom.sim.energy import block_scale_energy, mac_energy
+from macloom.sim.energy import (
+    block_scale_energy,
+    decoding_energy,
+    encoding_energy,
+    leakage_energy,
+    mac_energy,
+    spared_operations,
+)
 from macloom.sim.mapping import GemmMapping
 from macloom.sim.systolic import ceil_div, fold_timing
+from macloom.sim.tile_kinds import TileKinds, tile_kinds
 from macloom.sim.tiling import TileProblem, Tiling, port_cycles, tile_work, traffic, whole_bits
-from macloom.sim.vector import epilogue_operations, segment_operations
+from macloom.sim.vector import epilogue_operations, scale_operations, segment_operations
+
+WHOLE = 1 << 40  # a block as long as any row
+BLOCK = 512  # points at a time, so that their arrays stay in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +56,24 @@ class PointCosts:
     sram_bits: np.ndarray
     mac_j: np.ndarray
     decoder_j: np.ndarray
+    encoder_j: np.ndarray
     sram_j: np.ndarray
     dram_j: np.ndarray
     vector_j: np.ndarray
+    leakage_j: np.ndarray
 
     @property
     def energy_j(self) -> np.ndarray:
         """Joules of all parts together."""
-        return self.mac_j + self.decoder_j + self.sram_j + self.dram_j + self.vector_j
+        dynamic = self.mac_j + self.decoder_j + self.encoder_j + self.sram_j + self.dram_j + self.vector_j
+        return dynamic + self.leakage_j
 
 
 def price_points(points: Sequence[tuple[GemmMapping, Accelerator]]) -> PointCosts:
     """Return what each mapped product costs on its accelerator, as the analytic rung of `simulate` has it.
 
     Mappings come from `macloom.sim.map_gemm`, with tiles searched or given. Time is that of the busiest of
-    array, vector unit and DRAM; energy is dynamic.
+    array, vector unit and DRAM; energy is that of every part, leakage included.
 
     Raises:
         MacloomError: there is no point.
@@ -84,9 +94,12 @@ def price_points(points: Sequence[tuple[GemmMapping, Accelerator]]) -> PointCost
     found = {
         f.name: np.zeros(len(points), np.float64 if f.name.endswith("_j") else np.int64) for f in fields(PointCosts)
     }
-    for places in groups.values():
-        for name, values in _priced([points[place] for place in places]).items():
-            found[name][places] = values
+    known = _Known()
+    for group in groups.values():
+        for start in range(0, len(group), BLOCK):
+            places = group[start : start + BLOCK]
+            for name, values in _priced([points[place] for place in places], known).items():
+                found[name][places] = values
     return PointCosts(**found)
 
 
@@ -105,52 +118,94 @@ class _Rates(NamedTuple):
 
     lanes: Any
     dram_bits_per_cycle: Any
-    epilogue_multiplies: Any
-    epilogue_adds: Any
-    segment_multiplies: Any
-    mac_j: Any
-    block_scale_j: Any
-    a_code_j: Any
-    b_code_j: Any
     a_bit_j: Any
     b_bit_j: Any
     out_bit_j: Any
     dram_bit_j: Any
     multiply_j: Any
     add_j: Any
+    leakage_j_per_cycle: Any
+    mac_j: Any
+    block_scale_j: Any
+    a_code_j: Any
+    b_code_j: Any
+    out_code_j: Any
+    spared_adds: Any
+    epilogue_multiplies: Any
+    epilogue_adds: Any
+    segment_multiplies: Any
+    scale_multiplies: Any
+    scale_adds: Any
+    out_block: Any
 
 
-def _rates(mapping: GemmMapping, accelerator: Accelerator) -> _Rates:
-    fit, technology, vector = mapping.fit, accelerator.technology, accelerator.vector
-    buffers, dram, pe = accelerator.buffers, accelerator.dram, accelerator.array.pe
+class _Known:
+    """Rates by what decides them: a sweep has few machines and formats. The points keep what the ids stand for."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Any, tuple[Any, ...]] = {}
+        self.found: dict[Any, _Rates] = {}
+
+    def rates(self, mapping: GemmMapping, accelerator: Accelerator) -> _Rates:
+        formats = (id(mapping.a), id(mapping.b), id(mapping.out), bool(mapping.block_scales))
+        key = (id(accelerator), mapping.fit, mapping.problem.k, *formats)
+        if key not in self.found:
+            self.found[key] = self._joined(mapping, accelerator, formats)
+        return self.found[key]
+
+    def _joined(self, mapping: GemmMapping, accelerator: Accelerator, formats: tuple[Any, ...]) -> _Rates:
+        technology = id(accelerator.technology)
+        memory = (technology, id(accelerator.buffers), id(accelerator.dram), accelerator.vector)
+        element = (technology, accelerator.array.pe, mapping.fit, *formats)
+        return _Rates(
+            accelerator.vector.lanes,
+            accelerator.dram.streaming_bits_per_s / accelerator.clock_hz,
+            *self._row(memory, lambda: _memory_rates(accelerator)),
+            *self._row((id(accelerator),), lambda: (leakage_energy(accelerator, 1).value,)),
+            *self._row((*element, accelerator.vector.bits), lambda: _element_rates(mapping, accelerator)),
+            *self._row((*formats, mapping.problem.k), lambda: _operation_rates(mapping)),
+        )
+
+    def _row(self, key: Any, make: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
+        if key not in self.rows:
+            self.rows[key] = make()
+        return self.rows[key]
+
+
+def _memory_rates(accelerator: Accelerator) -> tuple[float, ...]:
+    technology, buffers, bits = accelerator.technology, accelerator.buffers, accelerator.vector.bits
+    return (
+        *(
+            sram_energy_j_per_bit(technology, b.size_bits).value
+            for b in (buffers.operand_a, buffers.operand_b, buffers.output)
+        ),
+        dram_energy_j_per_bit(technology, accelerator.dram.kind).value,
+        float_multiply_energy_j(technology, bits).value,
+        float_add_energy_j(technology, bits).value,
+    )
+
+
+def _element_rates(mapping: GemmMapping, accelerator: Accelerator) -> tuple[float, ...]:
+    fit, technology, pe, bits = mapping.fit, accelerator.technology, accelerator.array.pe, accelerator.vector.bits
+    if fit:
+        mac = mac_energy(technology, pe, fit, mapping.a, mapping.b)
+    else:
+        mac = float_multiply_energy_j(technology, bits) + float_add_energy_j(technology, bits)
+    return (
+        mac.value,
+        block_scale_energy(technology, pe).value if mapping.block_scales else 0.0,
+        decoding_energy(technology, mapping.a, 1).value if fit and fit.a.decoded else 0.0,
+        decoding_energy(technology, mapping.b, 1).value if fit and fit.b.decoded else 0.0,
+        encoding_energy(technology, mapping.out, 1).value,
+        spared_operations(mapping.out).adds,
+    )
+
+
+def _operation_rates(mapping: GemmMapping) -> tuple[int, ...]:
     epilogue = epilogue_operations(scaled_operands(mapping, blocked=False), mapping.out)
-    multiply = float_multiply_energy_j(technology, vector.bits).value
-    add = float_add_energy_j(technology, vector.bits).value
-    a_bit, b_bit, out_bit = (
-        sram_energy_j_per_bit(technology, buffer.size_bits).value
-        for buffer in (buffers.operand_a, buffers.operand_b, buffers.output)
-    )
-    return _Rates(
-        lanes=vector.lanes,
-        dram_bits_per_cycle=dram.streaming_bits_per_s / accelerator.clock_hz,
-        epilogue_multiplies=epilogue.multiplies,
-        epilogue_adds=epilogue.adds,
-        segment_multiplies=segment_operations(scaled_operands(mapping, blocked=True)).multiplies,
-        mac_j=mac_energy(technology, pe, fit).value if fit else multiply + add,
-        block_scale_j=block_scale_energy(technology, pe).value if mapping.block_scales else 0.0,
-        a_code_j=_code_j(technology, mapping.a) if fit and fit.a.decoded else 0.0,
-        b_code_j=_code_j(technology, mapping.b) if fit and fit.b.decoded else 0.0,
-        a_bit_j=a_bit,
-        b_bit_j=b_bit,
-        out_bit_j=out_bit,
-        dram_bit_j=dram_energy_j_per_bit(technology, dram.kind).value,
-        multiply_j=multiply,
-        add_j=add,
-    )
-
-
-def _code_j(technology: Technology, fmt: TensorFormat) -> float:
-    return decoder_energy_j(technology, fmt.decoder_bits, fmt.decoder_elements).value / fmt.decoder_elements
+    segments = segment_operations(scaled_operands(mapping, blocked=True))
+    scale, block = scale_operations(mapping.out), mapping.out.block or WHOLE
+    return epilogue.multiplies, epilogue.adds, segments.multiplies, scale.multiplies, scale.adds, block
 
 
 class _Counts(NamedTuple):
@@ -168,7 +223,9 @@ def _counts(mapping: GemmMapping) -> _Counts:
     return _Counts(mapping.batch, op.repeat, op.macs // op.repeat, mapping.decoder_latency, mapping.block_scales)
 
 
-def _stacked(points: Sequence[tuple[GemmMapping, Accelerator]]) -> tuple[TileProblem, Tiling, _Rates, _Counts]:
+def _stacked(
+    points: Sequence[tuple[GemmMapping, Accelerator]], known: _Known
+) -> tuple[TileProblem, Tiling, _Rates, _Counts]:
     """Return the problems, tilings, rates and counts of points of one kind, with an array for each number."""
     problems = [mapping.problem for mapping, _ in points]
     first = points[0][0]
@@ -193,14 +250,7 @@ def _stacked(points: Sequence[tuple[GemmMapping, Accelerator]]) -> tuple[TilePro
         transfer_bits=ports("transfer_bits"),
     )
     tiles: dict[str, Any] = {axis: np.array([getattr(mapping.tiling, axis) for mapping, _ in points]) for axis in "mnk"}
-    known: dict[Any, _Rates] = {}  # a sweep has few machines and formats; `points` keeps what the ids stand for
-    rates = []
-    for mapping, accelerator in points:
-        formats = (id(mapping.a), id(mapping.b), id(mapping.out), mapping.problem.k, bool(mapping.block_scales))
-        key = (id(accelerator), mapping.fit, *formats)
-        if key not in known:
-            known[key] = _rates(mapping, accelerator)
-        rates.append(known[key])
+    rates = [known.rates(mapping, accelerator) for mapping, accelerator in points]
     return (
         problem,
         Tiling(order=first.tiling.order, **tiles),
@@ -212,91 +262,12 @@ def _stacked(points: Sequence[tuple[GemmMapping, Accelerator]]) -> tuple[TilePro
 _SIZES = ("m", "n", "k", "a_bits", "b_bits", "out_bits", "sum_bits", "rows", "cols", "dram_bits_per_cycle")
 
 
-class _Place(NamedTuple):
-    """A kind of step of one loop, over arrays of points: how often it comes, its tile, and where it stands."""
-
-    times: np.ndarray
-    size: np.ndarray
-    first: bool
-    last: np.ndarray
-    several: np.ndarray
-
-
-def _places(size: np.ndarray, tile: np.ndarray) -> tuple[_Place, _Place, _Place]:
-    """Return first, middle and last step of a loop; of a single step the first is the last, and no other comes."""
-    steps = ceil_div(size, tile)
-    rest, several = size - (steps - 1) * tile, steps > 1
-    no, yes = np.zeros_like(several), np.ones_like(several)
-    return (
-        _Place(np.ones_like(steps), np.where(several, tile, rest), True, ~several, several),
-        _Place(np.maximum(steps - 2, 0), tile, False, no, several),
-        _Place(several.astype(np.int64), rest, False, yes, several),
-    )
-
-
-class _TileKind(NamedTuple):
-    """Tiles of one kind: how many, their sizes, and what `macloom.sim.walk.VisitedTiles` says of them."""
-
-    times: np.ndarray
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
-    loads_a: np.ndarray
-    loads_b: np.ndarray
-    reloads: np.ndarray
-    finishes: np.ndarray
-    spills: np.ndarray
-    first_k: bool
-
-
-def _tile_kinds(problem: TileProblem, tiling: Tiling) -> Iterator[_TileKind]:
-    places = {axis: _places(getattr(problem, axis), getattr(tiling, axis)) for axis in "mnk"}
-    for chosen in product(*(places[axis] for axis in tiling.order)):
-        at = dict(zip(tiling.order, chosen, strict=True))
-        times = chosen[0].times * chosen[1].times * chosen[2].times
-        if not times.any():
-            continue
-        came, goes = _turns(chosen, "first"), _turns(chosen, "last")
-        changed = dict(zip(tiling.order, came, strict=True))
-        changes = dict(zip(tiling.order, goes, strict=True))
-        start = all(place.first for place in chosen)
-        end = chosen[0].last & chosen[1].last & chosen[2].last
-        leaves = end | changes["m"] | changes["n"]
-        yield _TileKind(
-            times=times,
-            m=at["m"].size,
-            n=at["n"].size,
-            k=at["k"].size,
-            loads_a=start | changed["m"] | changed["k"],
-            loads_b=start | changed["n"] | changed["k"],
-            reloads=(start | changed["m"] | changed["n"]) & (not at["k"].first),
-            finishes=leaves & at["k"].last,
-            spills=leaves & ~at["k"].last,
-            first_k=at["k"].first,
-        )
-
-
-def _turns(chosen: Sequence[_Place], side: str) -> list[Any]:
-    """Return for each loop, outermost first, whether its step differs from the one before (after) this tile.
-
-    A loop steps when all loops within it start over: stand at their first (last) step.
-    """
-    carries: Any = True
-    found: list[Any] = []
-    for place in reversed(chosen):
-        found.append(carries & place.several)
-        carries = carries & getattr(place, side)
-    return found[::-1]
-
-
-def _priced(points: Sequence[tuple[GemmMapping, Accelerator]]) -> dict[str, np.ndarray]:
-    p, tiling, rate, counts = _stacked(points)
+def _priced(points: Sequence[tuple[GemmMapping, Accelerator]], known: _Known) -> dict[str, np.ndarray]:
+    p, tiling, rate, counts = _stacked(points, known)
     on_array = points[0][0].on_array
-    totals: dict[str, Any] = defaultdict(lambda: np.zeros(len(points), np.int64))
-    for kind in _tile_kinds(p, tiling):
-        for name, value in _tile(p, rate, kind, on_array=on_array).items():
-            totals[name] = totals[name] + kind.times * value
-    total = {name: counts.batch * values for name, values in totals.items()}
+    kinds = tile_kinds(p, tiling)
+    each = _tiles(p, rate, kinds, on_array=on_array)
+    total = {name: counts.batch * (kinds.times * values).sum(axis=0) for name, values in each.items()}
     dram = np.ceil(total["moved"] / rate.dram_bits_per_cycle).astype(np.int64)
     walk = np.maximum.reduce([total["array"], total["vector"], dram])
     memory = np.where(dram >= total["vector"], walk - total["array"], 0)
@@ -304,9 +275,10 @@ def _priced(points: Sequence[tuple[GemmMapping, Accelerator]]) -> dict[str, np.n
     read = counts.batch * (moved.a_bits + moved.b_bits + moved.spill_read_bits)
     write = counts.batch * (moved.out_bits + moved.spill_write_bits)
     trailing = _trailing(p, tiling) + counts.decoder_latency if on_array else 0
-    scalings = counts.batch * p.m * p.n * counts.block_scales
+    outputs = counts.batch * p.m * p.n
+    scalings = outputs * counts.block_scales
     macs_j = counts.macs * rate.mac_j
-    lanes_j = total["multiplies"] * rate.multiply_j + total["adds"] * rate.add_j
+    lanes_j = total["multiplies"] * rate.multiply_j + (total["adds"] - outputs * rate.spared_adds) * rate.add_j
     once = {
         "cycles": walk + trailing,
         "compute_cycles": total["own"] + trailing if on_array else np.zeros_like(walk),
@@ -318,18 +290,20 @@ def _priced(points: Sequence[tuple[GemmMapping, Accelerator]]) -> dict[str, np.n
         "sram_bits": total["a_through"] + total["b_through"] + total["out_through"],
         "mac_j": macs_j + scalings * rate.block_scale_j if on_array else np.zeros(len(points)),
         "decoder_j": total["a_codes"] * rate.a_code_j + total["b_codes"] * rate.b_code_j,
+        "encoder_j": outputs * rate.out_code_j,
         "sram_j": total["a_through"] * rate.a_bit_j
         + total["b_through"] * rate.b_bit_j
         + total["out_through"] * rate.out_bit_j,
         "dram_j": (read + write) * rate.dram_bit_j,
         "vector_j": lanes_j if on_array else lanes_j + macs_j,
+        "leakage_j": (walk + trailing) * rate.leakage_j_per_cycle,
     }
     return {name: counts.repeat * values for name, values in once.items()}
 
 
-def _tile(p: TileProblem, rate: _Rates, tile: _TileKind, *, on_array: bool) -> dict[str, Any]:
-    """Return what one tile of a kind takes of each unit."""
-    work = tile_work(p, tile.m, tile.n, tile.k, continues=not tile.first_k, finishes=tile.finishes)
+def _tiles(p: TileProblem, rate: _Rates, tile: TileKinds, *, on_array: bool) -> dict[str, Any]:
+    """Return what one tile of each kind takes of each unit, (kinds, points)."""
+    work = tile_work(p, tile.m, tile.n, tile.k, continues=~tile.first_k, finishes=tile.finishes)
     outputs = tile.m * tile.n
     a_load = whole_bits(tile.m * tile.k * p.a_density) * tile.loads_a
     b_load = whole_bits(tile.n * tile.k * p.b_density) * tile.loads_b
@@ -341,8 +315,9 @@ def _tile(p: TileProblem, rate: _Rates, tile: _TileKind, *, on_array: bool) -> d
         work.sums * p.sum_bits + finished,
     )
     transfer_bits = (a_load, b_load, sums + finished)
-    multiplies = rate.epilogue_multiplies * outputs * tile.finishes
-    adds = rate.epilogue_adds * outputs * tile.finishes
+    scales = tile.m * ceil_div(tile.n, rate.out_block) * tile.finishes
+    multiplies = rate.epilogue_multiplies * outputs * tile.finishes + rate.scale_multiplies * scales
+    adds = rate.epilogue_adds * outputs * tile.finishes + rate.scale_adds * scales
     if p.segment is not None:
         count = ceil_div(tile.k, p.segment)
         multiplies = multiplies + outputs * count * rate.segment_multiplies

@@ -99,19 +99,21 @@ def accumulator_reason(a: TensorFormat, b: TensorFormat, array: Array) -> str | 
     )
 
 
-def _reason_of(a: TensorFormat, b: TensorFormat, array: Array) -> tuple[str, TensorFormat, str] | None:
-    """Return the operand that does not fit and why, or None."""
+def _fit_of(a: TensorFormat, b: TensorFormat, array: Array) -> ProductFit | tuple[str, TensorFormat, str]:
+    """Return how both operands fit, or the one that does not and why."""
+    found = []
     for side, fmt in (("A", a), ("B", b)):
         fit = fit_operand(fmt, array)
         if isinstance(fit, str):
             return side, fmt, fit
+        found.append(fit)
     reason = accumulator_reason(a, b, array)
-    return ("A", a, reason) if reason else None
+    return ("A", a, reason) if reason else ProductFit(a=found[0], b=found[1])
 
 
 def fits(a: TensorFormat, b: TensorFormat, array: Array) -> bool:
     """Return whether `array` multiplies operands in formats `a` and `b`."""
-    return _reason_of(a, b, array) is None
+    return isinstance(_fit_of(a, b, array), ProductFit)
 
 
 def fit_product(name: str, a: TensorFormat, b: TensorFormat, accelerator_name: str, array: Array) -> ProductFit:
@@ -120,21 +122,20 @@ def fit_product(name: str, a: TensorFormat, b: TensorFormat, accelerator_name: s
     Raises:
         UnsupportedFormat: an operand does not fit; the message names the presets where it would.
     """
-    problem = _reason_of(a, b, array)
-    if problem:
-        side, fmt, reason = problem
-        raise UnsupportedFormat(
-            f"accelerator {accelerator_name!r}: must be able to multiply {fmt.name!r}, operand {side} of {name!r}: "
-            f"{reason}; {_advice(a, b)}"
-        )
-    found = [fit for fit in (fit_operand(f, array) for f in (a, b)) if isinstance(fit, OperandFit)]
-    return ProductFit(a=found[0], b=found[1])
+    found = _fit_of(a, b, array)
+    if isinstance(found, ProductFit):
+        return found
+    side, fmt, reason = found
+    raise UnsupportedFormat(
+        f"accelerator {accelerator_name!r}: must be able to multiply {fmt.name!r}, operand {side} of {name!r}: "
+        f"{reason}; {_advice(a, b)}"
+    )
 
 
 def _advice(a: TensorFormat, b: TensorFormat) -> str:
     from macloom.arch import list_accelerators, load_accelerator
 
-    able = [name for name in list_accelerators() if _reason_of(a, b, load_accelerator(name).array) is None]
+    able = [name for name in list_accelerators() if fits(a, b, load_accelerator(name).array)]
     if able:
         return "run it on " + " or ".join(able) + ", or choose another format"
     return "choose another format (macloom list formats) or wider PEs (arch.array.pe)"

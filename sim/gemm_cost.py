@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from macloom.sim.account import (
     account_of,
     busy_cycles,
 )
+from macloom.sim.course import Tiles, WalkCourse
 from macloom.sim.event import CAUSES, TileCosts, WalkTime, every_tile, representatives, tail_split, walk_time
 from macloom.sim.fidelity import Fidelity
 from macloom.sim.mapping import GemmMapping
@@ -24,7 +26,7 @@ from macloom.sim.memory import Channel, channel_of
 from macloom.sim.resident import NOT_RESIDENT, Resident
 from macloom.sim.result import OpResult, bound_by
 from macloom.sim.systolic import fold_timing, folds
-from macloom.sim.tiling import TileProblem, TileWork, Tiling, traffic
+from macloom.sim.tiling import TileProblem, TileWork, Tiling, room_needed, traffic
 from macloom.sim.vector import Operations
 from macloom.sim.walk import loop_steps
 
@@ -88,6 +90,13 @@ def gemm_result(
         walk = stepped_walk(mapping, accelerator, account_of(mapping, resident, every_tile(trips)[0]), side, **overlap)
     else:
         walk = walk_time(trips, costs_at, count=mapping.batch, every=every, **overlap)
+    if every:
+        indices = representatives(trips)[0]
+        seen = account_of(mapping, resident, indices)
+        course = _course(mapping, seen, _costs(seen, busy_cycles(mapping, accelerator, seen, None), channel), trips)
+    else:
+        course = _course(mapping, account, _costs(account, busy, channel), trips)
+    course = replace(course, **overlap, timed=not every and fidelity is not Fidelity.ANALYTIC)
     moved = {name: total(bits) for name, bits in {**account.loads, **account.stores}.items()}
     return _gemm_row(
         mapping,
@@ -108,6 +117,29 @@ def gemm_result(
         bursts=sum(total(channel.bursts(bits)) for bits in (*account.loads.values(), *account.stores.values())),
         spilled=moved["spill"] + moved["sums"],
         resident=resident,
+        course=course,
+    )
+
+
+def _course(mapping: GemmMapping, account: TileAccount, costs: TileCosts, trips: list[int]) -> WalkCourse:
+    """Keep what the visited tiles take, so that timelines can lay the walk out."""
+    p, tiles = mapping.problem, account.tiles
+    names = ("operand_a", "operand_b", "output")
+    room = room_needed(p, tiles.m, tiles.n, tiles.k)
+    comes, goes = (tiles.loads_a, tiles.loads_b, tiles.reloads), (False, False, tiles.finishes | tiles.spills)
+    return WalkCourse(
+        trips=tuple(trips),
+        count=mapping.batch,
+        costs=costs,
+        tiles=Tiles(
+            load_bits=np.add.reduce(list(account.loads.values())),
+            store_bits=np.add.reduce(list(account.stores.values())),
+            held={name: np.asarray(bits, np.int64) for name, bits in zip(names, room, strict=True)},
+            comes={name: np.broadcast_to(flag, tiles.m.shape) for name, flag in zip(names, comes, strict=True)},
+            goes={name: np.broadcast_to(flag, tiles.m.shape) for name, flag in zip(names, goes, strict=True)},
+        ),
+        overlap_loads=True,
+        overlap_stores=True,
     )
 
 
@@ -148,6 +180,7 @@ def _gemm_row(
     bursts: int,
     spilled: int,
     resident: Resident,
+    course: WalkCourse | None,
 ) -> OpResult:
     op, p, t, fit = mapping.op, mapping.problem, mapping.tiling, mapping.fit
     macs = op.macs // op.repeat
@@ -159,7 +192,7 @@ def _gemm_row(
     technology, pe = accelerator.technology, accelerator.array.pe
     decoder = vector = joules.NOTHING
     if fit:
-        mac = macs * joules.mac_energy(technology, pe, fit)
+        mac = macs * joules.mac_energy(technology, pe, fit, mapping.a, mapping.b)
         if mapping.block_scales:
             scalings = mapping.batch * p.m * p.n * mapping.block_scales
             mac += scalings * joules.block_scale_energy(technology, pe)
@@ -169,14 +202,17 @@ def _gemm_row(
     else:
         mac = joules.NOTHING
         vector += macs * joules.vector_mac_energy(accelerator)
+    finishing = joules.finishing_energy(accelerator, operations, mapping.out, mapping.batch * p.m * p.n)
+    fill, steady, drain, trailing = phases(p, t, work, mapping.decoder_latency) if fit else (0, 0, 0, 0)
     energy = joules.energy_of(
         mac_j=mac,
         decoder_j=decoder,
+        encoder_j=finishing.encoders,
         sram_j=joules.buffer_energy(accelerator, *buffer_bits) + shared_energy(accelerator, shared_bits),
         dram_j=joules.dram_energy(accelerator, read_bits + write_bits),
-        vector_j=vector + joules.vector_energy(accelerator, operations),
+        vector_j=vector + finishing.lanes,
+        leakage_j=joules.leakage_energy(accelerator, walk.cycles + trailing),
     )
-    fill, steady, drain, trailing = phases(p, t, work, mapping.decoder_latency) if fit else (0, 0, 0, 0)
     on_lanes = 0 if fit else own_cycles
     compute = fill + steady + drain
     vector_busy = walk.vector + on_lanes
@@ -218,6 +254,7 @@ def _gemm_row(
         bound=bound_by(compute + port_stall + side_stall if fit else 0, walk.dram, vector_busy),
         formats={"a": mapping.a.name, "b": mapping.b.name, "out": mapping.out.name},
         mapping=_mapping_columns(mapping),
+        course=course,
     )
 
 
@@ -253,6 +290,9 @@ def phases(problem: TileProblem, tiling: Tiling, work: TileWork, latency: int = 
 def _mapping_columns(mapping: GemmMapping) -> dict[str, Any]:
     p, t = mapping.problem, mapping.tiling
     return {
+        "m": p.m,
+        "n": p.n,
+        "k": p.k,
         "dataflow": p.dataflow.value if mapping.on_array else "lanes",
         "tile_m": t.m,
         "tile_n": t.n,
@@ -260,4 +300,6 @@ def _mapping_columns(mapping: GemmMapping) -> dict[str, Any]:
         "loop_order": t.order,
         "segment": p.segment or p.k,
         "batch": mapping.batch,
+        "a_slices": mapping.fit.a.slices if mapping.fit else 1,
+        "b_slices": mapping.fit.b.slices if mapping.fit else 1,
     }

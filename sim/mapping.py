@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from macloom.arch import Accelerator, Dataflow
+from macloom.errors import MacloomError
 from macloom.formats import TensorFormat
 from macloom.sim.fit import ProductFit, UnsupportedFormat, fit_product
 from macloom.sim.tile_search import Objective, best_tiling, check_tiling
 from macloom.sim.tiling import TileProblem, Tiling
 from macloom.workloads.ops import Gemm, Role
+
+MOST_PRODUCTS = 1 << 56  # of one operation: times the bits of any of its values they are counted in 64 bits
 
 
 class RecipeLike(Protocol):
@@ -120,6 +123,7 @@ def map_gemm(
         if segment is not None and array.pe.block_scaling:
             block_scales, segment = -(-op.k // segment), None
     batch, m = op.batch // op.b_sharing, op.m * op.b_sharing
+    require_countable(f"gemm {op.name!r}", m * op.n * op.k, "products")
     problem = TileProblem(
         dataflow=dataflow,
         m=m,
@@ -163,6 +167,16 @@ def map_gemm(
         block_scales=block_scales,
         latency=array.decoder_latency,
     )
+
+
+def require_countable(path: str, count: int, what: str) -> None:
+    """Raise unless everything that is counted of an operation fits 64 bits.
+
+    Raises:
+        MacloomError: there are too many.
+    """
+    if count > MOST_PRODUCTS:
+        raise MacloomError(f"{path}: must have at most {MOST_PRODUCTS} {what}, not {count}; cut it into several")
 
 
 def _require_lanes(op: Gemm, a: TensorFormat, b: TensorFormat, accelerator: Accelerator) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from macloom.arch import Accelerator
+from macloom.sim.energy import with_leakage
 from macloom.sim.result import OpResult
 from macloom.workloads.ops import Gemm, Op, Role
 
@@ -60,6 +61,7 @@ def with_prefetch(ops: Sequence[Op], results: Sequence[OpResult], accelerator: A
                 stall_cycles=result.stall_cycles - saved,
                 b_stall_cycles=result.b_stall_cycles - saved,
                 prefetched_cycles=saved,
+                energy=with_leakage(result.energy, accelerator, result.cycles - saved),
             )
             if saved
             else result

@@ -56,15 +56,25 @@ def resident_tensors(workload: Workload, accelerator: Accelerator, recipe: Recip
     ops = workload.ops
     used = [0] * len(ops)
     kept: set[int] = set()
-    for tensor in _tensors(ops, recipe):
+    tensors = _tensors(ops, recipe)
+    for tensor in tensors:
         if tensor.readers and all(used[i] + tensor.bits <= shared.size_bits for i in tensor.live):
             kept.add(tensor.maker)
             for i in tensor.live:
                 used[i] += tensor.bits
-    return _consistent(ops, kept)
+    kept = _consistent(ops, kept)
+    place = {op.name: i for i, op in enumerate(ops)}
+    return [
+        Resident(
+            inputs=sum(bool(makers) and all(place.get(name) in kept for name in makers) for makers in inputs_of(op)),
+            out=i in kept,
+            held_bits=sum(tensor.bits for tensor in tensors if tensor.maker in kept and i in tensor.live),
+        )
+        for i, op in enumerate(ops)
+    ]
 
 
-def _consistent(ops: tuple[Op, ...], kept: set[int]) -> list[Resident]:
+def _consistent(ops: tuple[Op, ...], kept: set[int]) -> set[int]:
     """Drop tensors that an input with another maker in DRAM makes useless, until nothing changes."""
     place = {op.name: i for i, op in enumerate(ops)}
     while True:
@@ -77,15 +87,8 @@ def _consistent(ops: tuple[Op, ...], kept: set[int]) -> list[Resident]:
             if place.get(name) in kept
         }
         if not useless:
-            break
+            return kept
         kept = kept - useless
-    return [
-        Resident(
-            inputs=sum(bool(makers) and all(place.get(name) in kept for name in makers) for makers in inputs_of(op)),
-            out=i in kept,
-        )
-        for i, op in enumerate(ops)
-    ]
 
 
 def _tensors(ops: tuple[Op, ...], recipe: RecipeLike) -> list[_Tensor]:

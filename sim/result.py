@@ -10,7 +10,9 @@ from typing import Any
 
 from macloom.arch import Accelerator
 from macloom.errors import MacloomError
+from macloom.sim.course import WalkCourse
 from macloom.sim.energy import Energy
+from macloom.sim.hardware import Hardware
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class OpResult:
     `first_load_cycles` is the exposed start of one occurrence, of which `first_b_cycles` load operand B, and
     `idle_tail_cycles` its idle cycles of DRAM from the last tile on. `prefetched_cycles` of the first loads
     passed in that of the operation before, and are not in `cycles`; `resident_bits` did not move, because they
-    were still or already on chip, and count in no traffic.
+    were still or already on chip, and count in no traffic. `shared_held_bits` is what the shared memory keeps
+    meanwhile. `course` lays the steps of one occurrence out in time, for timelines; no comparison looks at it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class OpResult:
     dram_row_misses: int = 0
     spill_bits: int = 0
     resident_bits: int = 0
+    shared_held_bits: int = 0
     dram_read_bits: int = 0
     dram_write_bits: int = 0
     compulsory_dram_bits: int = 0
@@ -69,6 +73,7 @@ class OpResult:
     bound: str
     formats: Mapping[str, str] = field(default_factory=dict)
     mapping: Mapping[str, Any] = field(default_factory=dict)
+    course: WalkCourse | None = field(default=None, compare=False, repr=False)
 
     @property
     def dram_bits(self) -> int:
@@ -85,7 +90,7 @@ class OpResult:
 
     def row(self, pes: int) -> dict[str, Any]:
         """Return a flat row for a table; energies by component, mapping and formats in columns."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("energy", "formats", "mapping")}
+        plain = {name: value for name, value in vars(self).items() if name not in _NESTED}
         return {
             **plain,
             "dram_bits": self.dram_bits,
@@ -98,6 +103,9 @@ class OpResult:
         }
 
 
+_NESTED = ("energy", "formats", "mapping", "course")
+
+
 def bound_by(array: int, dram: int, vector: int) -> str:
     """Return which unit has most to do; the array wins ties, then the memory.
 
@@ -108,7 +116,7 @@ def bound_by(array: int, dram: int, vector: int) -> str:
     return max(busy, key=lambda name: busy[name])
 
 
-MAPPING_COLUMNS = ("dataflow", "tile_m", "tile_n", "tile_k", "loop_order", "segment", "batch")
+MAPPING_COLUMNS = ("m", "n", "k", "dataflow", "tile_m", "tile_n", "tile_k", "loop_order", "segment", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +133,8 @@ class Event:
 class Result:
     """A workload on an accelerator. Results of the same accelerator and recipe add: prefill + decode.
 
-    `recipe` is the resolved recipe and `version` the version of macloom that made the result.
+    `recipe` is the resolved recipe, `version` the version of macloom that made the result, and `hardware` what the
+    machine is built of for that recipe.
     """
 
     workload: str
@@ -135,6 +144,7 @@ class Result:
     ops: tuple[OpResult, ...]
     version: str
     fidelity: str = "event"
+    hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
         if not self.ops:
@@ -196,7 +206,13 @@ class Result:
             ops=self.ops + other.ops,
             version=self.version,
             fidelity=self.fidelity,
+            hardware=self.hardware | other.hardware,
         )
+
+    @property
+    def power_w(self) -> float:
+        """Mean power: all energy, DRAM and leakage included, over all time."""
+        return self.energy_j / self.seconds
 
     def totals(self) -> dict[str, float]:
         """Return the figures of the whole run by name, units in the names."""
@@ -216,6 +232,9 @@ class Result:
             "energy_low_j": self.energy.low_j,
             "energy_high_j": self.energy.high_j,
             "edp_j_s": self.energy_j * self.seconds,
+            "power_w": self.power_w,
+            "leakage_w": self.energy.leakage_j / self.seconds,
+            "area_mm2": self.hardware.total_mm2,
         }
 
     def compare(self, other: Result) -> dict[str, dict[str, float | None]]:
@@ -236,6 +255,12 @@ class Result:
 
         return timeline(self)
 
+    def counters(self) -> dict[str, list[tuple[int, float]]]:
+        """Return DRAM bandwidth and bytes of the buffers in use over time; see `macloom.sim.timeline`."""
+        from macloom.sim.timeline import counters
+
+        return counters(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON: resolved inputs, totals, rows and provenance."""
         return {
@@ -247,5 +272,6 @@ class Result:
             "accelerator": self.accelerator.to_dict(),
             "totals": self.totals(),
             "energy": self.energy.to_dict(),
+            "area": self.hardware.to_dict(),
             "ops": self.rows(),
         }

@@ -16,6 +16,7 @@ from macloom.sim.account import SidePath
 from macloom.sim.fidelity import Fidelity
 from macloom.sim.fit import fits
 from macloom.sim.gemm_cost import gemm_result
+from macloom.sim.hardware import hardware_of
 from macloom.sim.mapping import RecipeLike, map_gemm
 from macloom.sim.mapping_table import MappingChoice, MappingTable, load_mapping
 from macloom.sim.physics import check_physical
@@ -31,7 +32,7 @@ from macloom.workloads.ops import Gemm, Op, Role, Workload
 BEST = "best"  # as a dataflow: the best of all for each product
 
 # Columns of one occurrence; all other counts of a row are those of its repeats together.
-_ONCE = ("pes_per_mac", "first_load_cycles", "first_b_cycles", "idle_tail_cycles", "repeat")
+_ONCE = ("pes_per_mac", "first_load_cycles", "first_b_cycles", "idle_tail_cycles", "repeat", "shared_held_bits")
 
 
 def simulate(
@@ -97,6 +98,8 @@ def simulate(
         plan.gemm(op, resident) if isinstance(op, Gemm) else vector_result(op, accelerator, recipe, resident)
         for op, resident in zip(workload.ops, kept, strict=True)
     ]
+    if residency:
+        ops = [replace(op, shared_held_bits=resident.held_bits) for op, resident in zip(ops, kept, strict=True)]
     if prefetch:
         ops = with_prefetch(workload.ops, ops, accelerator)
     result = Result(
@@ -107,6 +110,7 @@ def simulate(
         ops=tuple(ops),
         version=macloom.__version__,
         fidelity=plan.fidelity.value,
+        hardware=hardware_of(workload, accelerator, recipe),
     )
     check_physical(result)
     return result

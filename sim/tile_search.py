@@ -88,15 +88,20 @@ def ranked_tilings(
         MacloomError: a buffer is too small for the smallest tile.
     """
     sizes = [_candidates(g, s) for g, s in zip(granules(problem), (problem.m, problem.n, problem.k), strict=True)]
-    grid = np.array(list(product(*(reversed(s) for s in sizes))), np.int64)
-    needs = zip(room_needed(problem, *grid.T), problem.room_bits, strict=True)
-    grid = grid[np.logical_and.reduce([need <= room for need, room in needs])]
-    if not len(grid):
+    axes = np.meshgrid(*(np.array(s[::-1], np.int64) for s in sizes), indexing="ij")
+    m, n, k = (axis.ravel() for axis in axes)
+    a_need, b_need, out_need = room_needed(problem, m, n, k)
+    a_room, b_room, out_room = problem.room_bits
+    fitting = np.flatnonzero((a_need <= a_room) & (b_need <= b_room) & (out_need <= out_room))
+    if not len(fitting):
         raise _too_small(problem)
-    m, n, k = grid.T
-    cycles, through = _walk_work(problem, m, n, k)
+    m, n, k, a_need, b_need = (x[fitting] for x in (m, n, k, a_need, b_need))
     bits = np.stack([traffic(problem, m, n, k, order).total_bits for order in ORDERS], axis=1)
-    a_need, b_need, _ = room_needed(problem, m, n, k)
+    if objective is Objective.TRAFFIC and bits.size > count:  # the others move more than the last of the best
+        least = np.partition(bits.ravel(), count - 1)[count - 1]
+        kept = np.flatnonzero((bits <= least).any(axis=1))
+        m, n, k, a_need, b_need, bits = (x[kept] for x in (m, n, k, a_need, b_need, bits))
+    cycles, through = _walk_work(problem, m, n, k)
     first_load, buffer_bits, cycles = (
         np.broadcast_to(x[:, None], bits.shape) for x in (a_need + b_need, through[0] + through[1] + through[2], cycles)
     )
@@ -123,25 +128,23 @@ def _walk_work(
     problem: TileProblem, m: np.ndarray, n: np.ndarray, k: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return for each candidate the cycles of array and ports over all tiles, and the bits through each port."""
-    cuts = []
+    corners = []  # inner tiles and the last one along each axis: their number, and their size
     for size, tile in ((problem.m, m), (problem.n, n), (problem.k, k)):
         inner = ceil_div(size, tile) - 1
-        cuts.append(((inner, tile, False), (np.ones_like(tile), size - inner * tile, True)))
-    several = ceil_div(problem.k, k) > 1
-    cycles = np.zeros_like(m)
-    bits = [np.zeros_like(m) for _ in range(3)]
-    for (m_count, m_size, _), (n_count, n_size, _), (k_count, k_size, last) in product(*cuts):
-        work = tile_work(problem, m_size, n_size, k_size, continues=several, finishes=last)
-        through = (
-            whole_bits(work.a_elements * problem.a_density),
-            whole_bits(work.b_elements * problem.b_density),
-            work.sums * problem.sum_bits,
-        )
-        times = m_count * n_count * k_count
-        cycles += times * np.maximum(work.cycles, port_cycles(problem, through))
-        for total, part in zip(bits, through, strict=True):
-            total += times * part
-    return cycles, (bits[0], bits[1], bits[2])
+        corners.append(((inner, tile), (np.ones_like(tile), size - inner * tile)))
+    kinds = list(product(*corners))
+    times = np.stack([a[0] * b[0] * c[0] for a, b, c in kinds])
+    m_size, n_size, k_size = (np.stack([kind[axis][1] for kind in kinds]) for axis in range(3))
+    last = np.arange(len(kinds))[:, None] % 2 == 1  # K is the innermost axis of `kinds`
+    work = tile_work(problem, m_size, n_size, k_size, continues=ceil_div(problem.k, k) > 1, finishes=last)
+    a_bits, b_bits, sum_bits = (
+        whole_bits(work.a_elements * problem.a_density),
+        whole_bits(work.b_elements * problem.b_density),
+        work.sums * problem.sum_bits,
+    )
+    busy = np.maximum(work.cycles, port_cycles(problem, (a_bits, b_bits, sum_bits)))
+    a_moved, b_moved, sums_moved = ((times * bits).sum(axis=0) for bits in (a_bits, b_bits, sum_bits))
+    return (times * busy).sum(axis=0), (a_moved, b_moved, sums_moved)
 
 
 def check_tiling(problem: TileProblem, tiling: Tiling, name: str) -> None:

@@ -210,9 +210,11 @@ def whole_bits(share: Count) -> Count:
 
     It carries a rounding error of far less than 1e-6.
 
-    >>> int(whole_bits(3 * (10 / 3)))
+    >>> whole_bits(3 * (10 / 3))
     10
     """
+    if isinstance(share, float | int):
+        return math.ceil(share - 1e-6)
     return np.ceil(np.asarray(share) - 1e-6).astype(np.int64)
 
 
@@ -224,10 +226,11 @@ def room_needed(problem: TileProblem, m: Count, n: Count, k: Count) -> tuple[Cou
     column of folds (WS, IS). Segments double it, because scaled sums stand beside unscaled ones.
     """
     a, b = whole_bits(m * k * problem.a_density), whole_bits(n * k * problem.b_density)
-    strip = {
-        Dataflow.OS: np.minimum(m, problem.rows) * np.minimum(n, problem.cols),
-        Dataflow.WS: m * np.minimum(n, problem.cols),
-        Dataflow.IS: n * np.minimum(m, problem.cols),
-    }[problem.dataflow]
-    sums = np.where(np.asarray(k) < problem.k, m * n, strip) * problem.sum_bits
+    least = min if isinstance(m, int) and isinstance(n, int) else np.minimum
+    if problem.dataflow is Dataflow.OS:
+        strip = least(m, problem.rows) * least(n, problem.cols)
+    else:
+        strip = m * least(n, problem.cols) if problem.dataflow is Dataflow.WS else n * least(m, problem.cols)
+    whole = (strip if k >= problem.k else m * n) if isinstance(k, int) else np.where(k < problem.k, m * n, strip)
+    sums = whole * problem.sum_bits
     return a, b, sums * (1 if problem.segment is None else 2)

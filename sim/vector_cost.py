@@ -7,9 +7,10 @@ import numpy as np
 from macloom.arch import Accelerator
 from macloom.formats import TensorFormat
 from macloom.sim import energy as joules
-from macloom.sim.event import TileCosts, walk_time
+from macloom.sim.course import Tiles, WalkCourse
+from macloom.sim.event import TileCosts, representatives, walk_time
 from macloom.sim.gemm_cost import shared_energy
-from macloom.sim.mapping import RecipeLike
+from macloom.sim.mapping import RecipeLike, require_countable
 from macloom.sim.memory import channel_of
 from macloom.sim.resident import NOT_RESIDENT, Resident
 from macloom.sim.result import OpResult, bound_by
@@ -29,10 +30,12 @@ def vector_result(
     is read once per pass. The array does not work meanwhile. Resident tensors come from and go to the shared
     memory instead.
     """
+    require_countable(f"vector {op.name!r}", op.rows * op.width * op.terms, "elements")
     source = recipe.format_for(Role.OUTPUT, op.name)
     result = recipe.format_for(KIND_COSTS[op.kind].result, op.name)
-    operations = kind_operations(op.kind, op.rows, op.width, result)
-    in_bits, out_bits = op.inputs * _bits(source, op), _bits(result, op)
+    operations = kind_operations(op.kind, op.rows, op.width, result, op.terms)
+    each = op.terms if KIND_COSTS[op.kind].reads_terms else 1
+    in_bits, out_bits = op.inputs * each * _bits(source, op), _bits(result, op)
     per_row = (in_bits + out_bits) / op.rows
     room = accelerator.buffers.output
     fits = per_row <= room.usable_bits
@@ -45,8 +48,11 @@ def vector_result(
     steps = ceil_div(op.rows, chunk)
     channel, lanes = channel_of(accelerator), accelerator.vector.lanes
 
+    def rows_at(indices: np.ndarray) -> np.ndarray:
+        return np.where(indices == steps - 1, op.rows - (steps - 1) * chunk, chunk)
+
     def costs_at(indices: np.ndarray) -> TileCosts:
-        rows = np.where(indices == steps - 1, op.rows - (steps - 1) * chunk, chunk)
+        rows = rows_at(indices)
         return TileCosts(
             load=channel.cycles(whole_bits(rows * (from_dram / op.rows))),
             array=whole_bits(rows * (operations.total / op.rows) / lanes),
@@ -54,12 +60,18 @@ def vector_result(
             store=channel.cycles(whole_bits(rows * (to_dram / op.rows))),
         )
 
-    walk = walk_time([steps], costs_at, overlap_loads=room.double_buffered, overlap_stores=room.double_buffered)
+    overlap = {"overlap_loads": room.double_buffered, "overlap_stores": room.double_buffered}
+    walk = walk_time([steps], costs_at, **overlap)
     sram_bits = read_bits + in_bits * passes + 2 * out_bits
+    room_bits = min(per_row, room.usable_bits)  # a row that does not fit passes through
+    visited = representatives([steps])[0]
+    finishing = joules.finishing_energy(accelerator, operations, result, op.rows * op.width)
     energy = joules.energy_of(
+        encoder_j=finishing.encoders,
         sram_j=joules.buffer_energy(accelerator, 0, 0, sram_bits) + shared_energy(accelerator, shared_bits),
         dram_j=joules.dram_energy(accelerator, from_dram + to_dram),
-        vector_j=joules.vector_energy(accelerator, operations),
+        vector_j=finishing.lanes,
+        leakage_j=joules.leakage_energy(accelerator, walk.cycles),
     )
     return OpResult(
         name=op.name,
@@ -84,6 +96,25 @@ def vector_result(
         energy=op.repeat * energy,
         bound=bound_by(0, walk.dram, walk.array),
         formats={"a": source.name, "out": result.name},
+        course=WalkCourse(
+            trips=(steps,),
+            count=1,
+            costs=costs_at(visited),
+            tiles=_tiles(rows_at(visited), op, from_dram, to_dram, room_bits),
+            **overlap,
+        ),
+    )
+
+
+def _tiles(rows: np.ndarray, op: Vector, from_dram: int, to_dram: int, held_bits: float) -> Tiles:
+    """Return what chunks of rows move and hold; inputs and results of a chunk share the output buffer."""
+    always = np.ones_like(rows, bool)
+    return Tiles(
+        load_bits=whole_bits(rows * (from_dram / op.rows)),
+        store_bits=whole_bits(rows * (to_dram / op.rows)),
+        held={"output": whole_bits(rows * held_bits)},
+        comes={"output": always},
+        goes={"output": always},
     )
 
 

@@ -152,7 +152,12 @@ def compiled_equals_plain(count: int, seed: int) -> Check:
                 m, n = (int(x) for x in rng.integers(1, 7, 2))
                 a, b = (fmt.encode(rng.standard_normal((rows, 24)).astype(np.float32)) for rows in (m, n))
                 array = Array(
-                    rows=3, cols=2, dataflow=flow, shadow_registers=shadow, pe=_element(block_scaling=scaling)
+                    rows=3,
+                    cols=2,
+                    dataflow=flow,
+                    shadow_registers=shadow,
+                    count=int(rng.integers(1, 4)),
+                    pe=_element(block_scaling=scaling),
                 )
                 fast, slow = (run(a, b, array, "int12:saturate,every=mac", plain=plain) for plain in (False, True))
                 same = np.array_equal(fast.values, slow.values) and fast.cycles == slow.cycles

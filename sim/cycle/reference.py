@@ -6,6 +6,7 @@ form run here. A register holds what the accumulator's own `initial`, `step` and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from macloom.arch import Dataflow
 from macloom.formats.accumulator import Accumulator
-from macloom.sim.cycle.program import os_program, ws_program
+from macloom.sim.cycle.program import Program
 from macloom.sim.cycle.semantics import rounded
 
 
@@ -29,7 +30,10 @@ class Token:
 
 @dataclass
 class Element:
-    """Registers of one element: operands on their way, a sum, a running sum of scaled segments, a second register."""
+    """Registers of one element: operands on their way, a sum, a running sum of scaled segments, a second register.
+
+    `active` counts the cycles in which its product was not zero.
+    """
 
     right: Token = field(default_factory=Token)
     down: Any = 0
@@ -38,6 +42,7 @@ class Element:
     total: Any = None
     running: np.float32 | None = None
     leaving: Any = None
+    active: int = 0
 
 
 def value_of(final: Any, unit: np.float32) -> np.float32:
@@ -53,7 +58,7 @@ def number(value: Any) -> int | Fraction:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainArray:
-    """An array of `rows` x `cols` elements; `product` multiplies on it."""
+    """An array of `rows` x `cols` elements; `product` multiplies on several such arrays."""
 
     rows: int
     cols: int
@@ -70,16 +75,28 @@ class PlainArray:
         scaled: bool,
         a_scales: np.ndarray,
         b_scales: np.ndarray,
-    ) -> tuple[np.ndarray, int]:
-        """Return float32 (M, N) of A (M, K) and B (N, K), and the cycles until the last sum has left."""
+        plans: Sequence[Program],
+    ) -> tuple[np.ndarray, int, np.ndarray]:
+        """Return the product of A (M, K) and B (N, K) on arrays that each follow one of `plans`.
+
+        Float32 (M, N), the cycles until the last sum has left the slowest array, and int64 (arrays, rows, cols), the
+        cycles in which the product of an element was not zero.
+        """
         step = segment or a.shape[1]
         terms: dict[tuple[int, int, int], np.float32] = {}
-        if dataflow is Dataflow.OS:
-            cycles = self._output_stationary(a, b, segment, scaled, a_scales, b_scales, terms)
-        elif dataflow is Dataflow.WS:
-            cycles = self._weight_stationary(a, b, segment, scaled, a_scales, b_scales, terms, swap=False)
-        else:
-            cycles = self._weight_stationary(b, a, segment, scaled, b_scales, a_scales, terms, swap=True)
+        cycles, active = 0, np.zeros((len(plans), self.rows, self.cols), np.int64)
+        for plan, counts in zip(plans, active, strict=True):
+            if not len(plan.folds):
+                continue
+            grid = [[Element(total=self.accumulator.initial()) for _ in range(self.cols)] for _ in range(self.rows)]
+            if dataflow is Dataflow.OS:
+                took = self._output_stationary(grid, plan, a, b, segment, scaled, a_scales, b_scales, terms)
+            elif dataflow is Dataflow.WS:
+                took = self._weight_stationary(grid, plan, a, b, segment, scaled, a_scales, b_scales, terms, swap=False)
+            else:
+                took = self._weight_stationary(grid, plan, b, a, segment, scaled, b_scales, a_scales, terms, swap=True)
+            cycles = max(cycles, took)
+            counts[...] = [[element.active for element in row] for row in grid]
         values = np.zeros((a.shape[0], b.shape[0]), np.float32)
         for i in range(a.shape[0]):
             for j in range(b.shape[0]):
@@ -88,7 +105,7 @@ class PlainArray:
                     if not scaled:
                         term = (term * a_scales[i, index]) * b_scales[j, index]
                     values[i, j] = term if index == 0 else values[i, j] + term
-        return values, cycles
+        return values, cycles, active
 
     def _scaled(
         self, total: Any, running: np.float32 | None, first: np.float32, second: np.float32, index: int
@@ -98,6 +115,8 @@ class PlainArray:
 
     def _output_stationary(
         self,
+        grid: list[list[Element]],
+        plan: Program,
         a: np.ndarray,
         b: np.ndarray,
         segment: int | None,
@@ -107,9 +126,7 @@ class PlainArray:
         terms: dict[tuple[int, int, int], np.float32],
     ) -> int:
         rows, cols, (m, k), n = self.rows, self.cols, a.shape, b.shape[0]
-        plan = os_program(m, n, k, rows, cols, segment=segment, chunk=None, scaled=scaled)
         folds, starts = plan.folds.tolist(), plan.starts.tolist()
-        grid = [[Element(total=self.accumulator.initial()) for _ in range(cols)] for _ in range(rows)]
         shifting: dict[int, tuple[int, int]] = {}  # column -> fold and sums that have left
         cycle = begin = gone = passed = current = drained = 0
         draining = False
@@ -158,7 +175,9 @@ class PlainArray:
             for row in grid:
                 for element in row:
                     if element.right.fold >= 0:
-                        element.total = self.accumulator.step(element.total, element.right.value * element.down)
+                        product = element.right.value * element.down
+                        element.total = self.accumulator.step(element.total, product)
+                        element.active += product != 0
             for j, (fold, shift) in list(shifting.items()):
                 leave(j, fold, shift)
                 gone += 1
@@ -195,6 +214,8 @@ class PlainArray:
 
     def _weight_stationary(
         self,
+        grid: list[list[Element]],
+        plan: Program,
         x: np.ndarray,
         w: np.ndarray,
         segment: int | None,
@@ -206,9 +227,7 @@ class PlainArray:
         swap: bool,
     ) -> int:
         rows, cols, (stream, k), n = self.rows, self.cols, x.shape, w.shape[0]
-        plan = ws_program(stream, n, k, rows, cols, segment=segment, chunk=None, scaled=scaled)
         folds, starts = plan.folds.tolist(), plan.starts.tolist()
-        grid = [[Element() for _ in range(cols)] for _ in range(rows)]
         stored: dict[tuple[int, int, int], tuple[Any, np.float32 | None]] = {}  # the output buffer
         cycle = begin = gone = current = 0
 
@@ -248,7 +267,9 @@ class PlainArray:
                     else:
                         total, running = stored[0 if scaled else index, place, column + j]
                     if first + i < last:
-                        total = self.accumulator.step(total, element.right.value * element.held)
+                        product = element.right.value * element.held
+                        total = self.accumulator.step(total, product)
+                        element.active += product != 0
                     if scaled and segment and first + i < last and column + j < n:
                         at = first + i
                         if at == k - 1 or (at + 1) % segment == 0:

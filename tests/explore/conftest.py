@@ -32,6 +32,7 @@ ACCELERATORS = {"int8-sa": 1.0, "olive-sa": 0.8, "fp16-sa": 2.5}
 MODELS = {"tiny": (3.0, 250.0), "tiny-outlier": (3.2, 240.0)}
 FRACTIONAL = {"fp16", "mxfp8_e4m3", "mxfp4", "nvfp4"}
 COLLAPSED = {("int4", "tiny-outlier")}
+ARRAY = {"rows": 32, "cols": 32, "pe": {"significand_bits": 8}}
 OPS = (("qkv_proj", "gemm", 4096), ("scores", "gemm", 512), ("softmax", "vector", 0), ("down_proj", "gemm", 8192))
 
 
@@ -45,6 +46,14 @@ def _cell(format: str, model: str) -> AccuracyCell:
         kl_nats=4.0 if collapsed else kl, top1=0.02 if collapsed else 1 - kl / 2, collapsed=collapsed,
         sqnr_db={"model.layers.0.mlp.down_proj": 6.0 * BITS[format]},
     )  # fmt: skip
+
+
+def _mapping(m: int, k: int) -> dict[str, object]:
+    """Return the mapping of a product of m x 16 x k, walked in one tile."""
+    return {
+        "m": m, "n": 16, "k": k, "dataflow": "os", "tile_m": m, "tile_n": 16, "tile_k": k, "segment": k, "batch": 1,
+        "a_slices": 1, "b_slices": 1,
+    }  # fmt: skip
 
 
 def _op(name: str, kind: str, macs: int, bits: float, tokens: int, factor: float) -> OpRow:
@@ -62,7 +71,7 @@ def _op(name: str, kind: str, macs: int, bits: float, tokens: int, factor: float
         steady_cycles=compute - compute // 8, drain_cycles=0, stall_cycles=stall, port_stall_cycles=0,
         vector_cycles=vector, vector_busy_cycles=vector, dram_busy_cycles=dram // 256, dram_bits=dram,
         compulsory_dram_bits=dram, sram_bits=3 * dram, bound="vector" if vector else "memory" if stall else "compute",
-        energy=energy, formats={"a": "int4", "b": "int4", "out": "fp16"}, mapping={"dataflow": "os", "tile_m": 64},
+        energy=energy, formats={"a": "int4", "b": "int4", "out": "fp16"}, mapping=_mapping(tokens, macs // 512),
     )  # fmt: skip
 
 
@@ -109,7 +118,7 @@ def make_result() -> DemoResult:
             for n, (p, z) in MODELS.items()
         ),
         accelerators=tuple(
-            AcceleratorInfo(name=n, configuration={"clock_hz": 1e9, "array": {"rows": 32, "columns": 32}})
+            AcceleratorInfo(name=n, configuration={"clock_hz": 1e9, "array": ARRAY})
             for n in ACCELERATORS
         ),
         workloads=tuple(

@@ -87,7 +87,10 @@ def test_config_holds_everything_that_decided_the_run(result: DemoResult) -> Non
     assert config["seed"] == 0
     assert config["version"] == "0.1.0"
     assert [f["name"] for f in config["formats"]] == [f.name for f in result.formats]
-    assert config["accelerators"]["int8-sa"] == {"clock_hz": 1e9, "array": {"rows": 32, "columns": 32}}
+    assert config["accelerators"]["int8-sa"] == {
+        "clock_hz": 1e9,
+        "array": {"rows": 32, "cols": 32, "pe": {"significand_bits": 8}},
+    }
     assert config["recipes"] == {"int4": {"weight": "int4", "activation": "int4"}}
     assert config["technologies"]["28nm"]["dram_hbm2"]["kind"] == "published"
     assert config["text"]["sha256"] == result.text.sha256

@@ -91,9 +91,14 @@ def test_processes_are_apart() -> None:
         def timeline(self) -> list[Piece]:
             return [Piece("array", "a", 0, 3)]
 
+        def counters(self) -> dict[str, list[tuple[int, float]]]:
+            return {"DRAM, bits/s in use": [(0, 8.0), (3, 0.0)]}
+
     rows = trace_of({"first": One(), "second": One()})["traceEvents"]
     assert {r["pid"] for r in rows} == {1, 2}
-    assert any(r["ph"] == "C" and r["name"] == "array busy" for r in rows)
+    for pid in (1, 2):
+        counted = {r["name"] for r in rows if r["ph"] == "C" and r["pid"] == pid}
+        assert counted == {"array busy", "DRAM, bits/s in use"}
 
 
 def test_the_text_is_the_document() -> None:

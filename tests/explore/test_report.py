@@ -96,6 +96,11 @@ def test_the_pictures_are_there_with_their_labels(result: DemoResult, page: Page
         "opt-6.7b decode: latency",
         "opt-6.7b decode: energy",
         *(f"{a.name} running {showcase(result, a.name)[0].format}" for a in result.accelerators),
+        *(
+            f"{r.workload} {r.phase}, {r.format} on {r.accelerator}"
+            for a in result.accelerators
+            for r in showcase(result, a.name)
+        ),
     ]
 
 

@@ -17,9 +17,11 @@ from macloom.formats import gemm, get_format
 from macloom.formats.accumulator import default_accumulator
 from macloom.sim import UnsupportedFormat, product_cycles
 from macloom.sim.cycle import run
-from macloom.sim.cycle.kernels import HAZARD, os_machine, ws_machine
+from macloom.sim.cycle.marks import HAZARD
+from macloom.sim.cycle.os_kernel import os_machine
 from macloom.sim.cycle.program import os_program, pieces_of, ws_program
 from macloom.sim.cycle.semantics import rounded
+from macloom.sim.cycle.ws_kernel import ws_machine
 from macloom.sim.mapping import segment_length
 
 WIDE = ProcessingElement(significand_bits=12, exponent_bits=6, accumulator="float")  # type: ignore[arg-type]
@@ -115,7 +117,7 @@ def test_compiled_machine_equals_the_plain_one(register):
     for seed, (dataflow, shadow, scaling) in enumerate(product(Dataflow, (False, True), (False, True))):
         a, b = operands("int8:group=8", 4, 5, 24, seed)
         pe = replace(WIDE, block_scaling=scaling)
-        array = Array(rows=3, cols=2, shadow_registers=shadow, pe=pe)
+        array = Array(rows=3, cols=2, shadow_registers=shadow, pe=pe, count=1 + seed % 3)
         fast, slow = (run(a, b, array, register, dataflow, plain=plain) for plain in (False, True))
         assert np.array_equal(fast.values, slow.values)
         assert fast.cycles == slow.cycles
@@ -191,8 +193,8 @@ def test_many_threads_give_what_one_gives(monkeypatch):
         array = Array(rows=4, cols=4, dataflow=dataflow, shadow_registers=shadow, pe=WIDE)
         alone = run(a, b, array)
         with monkeypatch.context() as patch:
-            patch.setattr("macloom.sim.cycle.product.thread_count", lambda: 3)
-            patch.setattr("macloom.sim.cycle.product.SMALLEST_SHARE", 1)
+            patch.setattr("macloom.sim.cycle.machine.thread_count", lambda: 3)
+            patch.setattr("macloom.sim.cycle.machine.SMALLEST_SHARE", 1)
             shared = run(a, b, array)
         assert np.array_equal(alone.values, shared.values)
         assert alone.cycles == shared.cycles

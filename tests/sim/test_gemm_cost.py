@@ -18,10 +18,11 @@ from macloom.arch import (
     shift_energy_j,
     sram_energy_j_per_bit,
 )
-from macloom.sim import Objective, Tiling, UnsupportedFormat, map_gemm
+from macloom.errors import MacloomError
+from macloom.sim import Objective, Tiling, UnsupportedFormat, map_gemm, simulate
 from macloom.sim.gemm_cost import gemm_result
 from macloom.sim.systolic import array_cycles
-from macloom.workloads.ops import Gemm, Role
+from macloom.workloads.ops import Gemm, Role, Vector, VectorKind, Workload
 from macloom.workloads.recipe import load_recipe
 
 PRODUCT = Gemm(name="q_proj", m=8, n=8, k=16)
@@ -71,7 +72,11 @@ def test_energy_of_one_product_by_hand(machine):
         "sram_j": "scaled",
         "dram_j": "published",
         "vector_j": "published",
+        "leakage_j": "published",
     }
+    # CACTI, 209 nW per bit of three buffers of 1 Mbit, and 16 elements of 687.6 um2 at 33.38 nW/um2; 1 GHz.
+    watts = 3 * (1 << 20) * 209e-9 + 16 * 687.6 * 33.38e-9
+    assert op.energy.leakage_j == pytest.approx(op.cycles * 1e-9 * watts)
 
 
 def test_segments_by_hand(machine):
@@ -155,7 +160,8 @@ def test_fused_elements_halve_the_array(machine):
     assert (mapping.problem.rows, mapping.problem.cols) == (8, 4)
 
 
-def test_energy_of_exponents_slices_and_decoders(machine):
+def test_energy_of_exponents_slices_and_decoders_without_gate_counts(machine, monkeypatch):
+    monkeypatch.setattr("macloom.sim.energy.row_of", lambda fmt, unit="mac": None)
     pe = {"significand_bits": 4, "exponent_bits": 4, "fusable": True}
     accelerator = machine(rows=8, cols=8, pe=pe, border_decoders=True)
     technology = accelerator.technology
@@ -290,6 +296,21 @@ def test_products_that_the_vector_unit_refuses(machine):
     )
     with pytest.raises(UnsupportedFormat, match=re.escape(message)):
         run(PRODUCT, machine(), "int8:group=8", on_vector_unit=True)
+
+
+@pytest.mark.parametrize("fidelity", ["analytic", "event", "cycle"])
+def test_what_64_bits_do_not_count_is_refused(machine, fidelity):
+    size = 1 << 19
+    for op, what in (
+        (
+            Gemm(name="huge", m=size, n=size, k=size),
+            f"gemm 'huge': must have at most {1 << 56} products, not {1 << 57}; cut it",
+        ),
+        (Vector(name="long", kind=VectorKind.ADD, rows=1 << 40, width=1 << 20), "vector 'long': must have at most"),
+    ):
+        workload = Workload(name="any", phase="prefill", ops=(op,), parameters=1, kv_elements=0, tokens=1)
+        with pytest.raises(MacloomError, match=what):
+            simulate(workload, machine(), "int8", fidelity=fidelity)
 
 
 def test_time_objective_is_not_slower_on_a_preset():

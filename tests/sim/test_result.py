@@ -93,27 +93,6 @@ def test_to_dict_is_json_and_complete(result):
     assert [op["name"] for op in document["ops"]] == [op.name for op in result.ops]
 
 
-def test_timeline_units_never_overlap(result):
-    events = result.timeline()
-    assert {e.unit for e in events} == {"array", "dram", "vector"}
-    end: dict[str, int] = {}
-    for event in events:
-        assert event.duration > 0
-        assert event.start >= end.get(event.unit, 0)
-        end[event.unit] = event.start + event.duration
-    # One occurrence of each operation.
-    assert max(end.values()) <= sum(op.cycles // op.repeat for op in result.ops)
-    assert {e.name for e in events} == {"norm (x 2)", "up_proj (x 2)", "scores (x 2)", "softmax (x 2)", "lm_head"}
-
-
-def test_timeline_durations_are_busy_cycles(result):
-    events = {(e.unit, e.name): e for e in result.timeline()}
-    up = next(op for op in result.ops if op.name == "up_proj")
-    assert events["array", "up_proj (x 2)"].duration == up.compute_cycles // 2
-    assert events["dram", "up_proj (x 2)"].duration == up.dram_busy_cycles // 2
-    assert ("array", "norm (x 2)") not in events
-
-
 def test_results_are_equal_when_inputs_are(result, machine, workload):
     again = simulate(workload, machine(), "int8:token")
     assert isinstance(again, Result)

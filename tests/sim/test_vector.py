@@ -56,6 +56,27 @@ def test_kinds_by_hand():
     )
 
 
+def test_kinds_of_other_models_by_hand(machine):
+    fp16 = get_format("fp16")
+
+    def once(kind, terms=1):  # rounding left out
+        found = kind_operations(kind, 1, 1, fp16, terms)
+        return found.multiplies, found.adds - 1
+
+    assert once(VectorKind.DIVIDE) == (4 + 1, 3)
+    # Exponential, plus one, reciprocal; for tanh also times 2 and minus one.
+    assert once(VectorKind.SIGMOID) == (4 + 4, 6 + 1 + 3)
+    assert once(VectorKind.TANH) == (4 + 4 + 1, 6 + 1 + 3 + 1)
+    assert once(VectorKind.SOFTPLUS) == (4 + 4, 6 + 1 + 5)
+    assert once(VectorKind.POOL, 49) == (1, 49)
+    # For each state: exponential of dt * a, times h, plus b * (dt * x), and c * h into the sum; d * x at the end.
+    assert once(VectorKind.SCAN, 16) == (2 + 16 * (4 + 4), 1 + 16 * (6 + 2))
+    pool = Vector(name="pool", kind=VectorKind.POOL, rows=4, width=16, terms=9)
+    scan = Vector(name="scan", kind=VectorKind.SCAN, rows=4, width=16, terms=9, inputs=2)
+    assert vector_result(pool, machine(), load_recipe("int8")).dram_read_bits == 9 * 64 * 16
+    assert vector_result(scan, machine(), load_recipe("int8")).dram_read_bits == 2 * 64 * 16
+
+
 def test_work_around_the_array():
     assert segment_operations(2) == Operations(multiplies=2, adds=1)
     assert epilogue_operations(2, get_format("fp16")) == Operations(multiplies=2, adds=1)

@@ -31,7 +31,7 @@ COUNTS = (
     "dram_write_bits",
     "sram_bits",
 )
-JOULES = ("mac_j", "decoder_j", "sram_j", "dram_j", "vector_j")
+JOULES = ("mac_j", "decoder_j", "encoder_j", "sram_j", "dram_j", "vector_j", "leakage_j")
 
 
 @settings(max_examples=80, deadline=None)
@@ -150,4 +150,6 @@ def test_more_bandwidth_is_never_slower() -> None:
     found = price_points([(map_gemm(op, chip, load_recipe("int8")), chip) for chip in chips])
     assert (np.diff(found.cycles) <= 0).all()
     assert found.cycles[0] > found.cycles[-1]
-    assert len(set(found.energy_j.tolist())) == 1
+    dynamic = found.energy_j - found.leakage_j
+    assert dynamic == pytest.approx(np.full(len(chips), dynamic[0]))
+    assert found.leakage_j / found.leakage_j[0] == pytest.approx(found.cycles / found.cycles[0])
