@@ -59,13 +59,15 @@ class KindCost:
 
     `passes` is how often a row is read where it does not fit on chip. `per_term` is what each of `Vector.terms` adds
     to an element; with `reads_terms` they are elements of the input, so that it is that much larger. `per_stage` is
-    what each stage of a transform adds to an element: log2 of the width, rounded up.
+    what each stage of a transform adds to an element: log2 of the width, rounded up. `per_input` is what each input
+    beyond the second adds.
     """
 
     per_element: Operations
     per_row: Operations = Operations()
     per_term: Operations = Operations()
     per_stage: Operations = Operations()
+    per_input: Operations = Operations()
     reads_terms: bool = False
     result: Role = Role.OUTPUT
     passes: int = 1
@@ -109,8 +111,10 @@ KIND_COSTS: dict[VectorKind, KindCost] = {
     VectorKind.GELU_GATE: KindCost(per_element=GELU),
     # Nothing is computed but the codes.
     VectorKind.CACHE: KindCost(per_element=Operations(), result=Role.KV),
-    VectorKind.MULTIPLY: KindCost(per_element=Operations(multiplies=1), result=Role.ACTIVATION),
-    VectorKind.ADD: KindCost(per_element=Operations(adds=1)),
+    VectorKind.MULTIPLY: KindCost(
+        per_element=Operations(multiplies=1), per_input=Operations(multiplies=1), result=Role.ACTIVATION
+    ),
+    VectorKind.ADD: KindCost(per_element=Operations(adds=1), per_input=Operations(adds=1)),
     VectorKind.DIVIDE: KindCost(per_element=RECIPROCAL + Operations(multiplies=1)),
     # 1 / (1 + e**-x); tanh(x) = 2 / (1 + e**-2x) - 1; log(1 + e**x).
     VectorKind.SIGMOID: KindCost(per_element=EXPONENTIAL + RECIPROCAL + Operations(adds=1)),
@@ -189,8 +193,10 @@ def _follows_the_data(fmt: TensorFormat) -> bool:
     return fmt.block is not None or not fmt.static_scale
 
 
-def kind_operations(kind: VectorKind, rows: int, width: int, result: TensorFormat, terms: int = 1) -> Operations:
-    """Return the operations of a vector op, encoding of its results included.
+def kind_operations(
+    kind: VectorKind, rows: int, width: int, result: TensorFormat, terms: int = 1, inputs: int = 1
+) -> Operations:
+    """Return the operations of a vector op with so many inputs, encoding of its results included.
 
     >>> from macloom.formats import get_format
     >>> kind_operations(VectorKind.ADD, 2, 8, get_format("fp16"))
@@ -198,6 +204,7 @@ def kind_operations(kind: VectorKind, rows: int, width: int, result: TensorForma
     """
     cost, stages = KIND_COSTS[kind], (width - 1).bit_length()
     per_element = cost.per_element + terms * cost.per_term + stages * cost.per_stage + encode_operations(result)
+    per_element += max(0, inputs - 2) * cost.per_input
     scales = -(-width // (result.block or width))
     return rows * (width * per_element + cost.per_row + scales * scale_operations(result))
 

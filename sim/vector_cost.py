@@ -33,7 +33,7 @@ def vector_result(
     require_countable(f"vector {op.name!r}", op.rows * op.width * op.terms, "elements")
     source = recipe.format_for(Role.OUTPUT, op.name)
     result = recipe.format_for(KIND_COSTS[op.kind].result, op.name)
-    operations = kind_operations(op.kind, op.rows, op.width, result, op.terms)
+    operations = kind_operations(op.kind, op.rows, op.width, result, op.terms, op.inputs)
     each = op.terms if KIND_COSTS[op.kind].reads_terms else 1
     in_bits, out_bits = op.inputs * each * _bits(source, op), _bits(result, op)
     per_row = (in_bits + out_bits) / op.rows

@@ -40,6 +40,7 @@ def test_kinds_by_hand():
     fp16, int8 = get_format("fp16"), get_format("int8")
     assert kind_operations(VectorKind.EMBEDDING, 3, 10, fp16).total == 30  # rounding alone
     assert kind_operations(VectorKind.ADD, 3, 10, fp16) == Operations(adds=60)
+    assert kind_operations(VectorKind.ADD, 3, 10, fp16, inputs=4) == Operations(adds=120)  # 3 adds and rounding
     assert kind_operations(VectorKind.RELU, 1, 4, int8) == Operations(multiplies=4, adds=12)
     assert kind_operations(VectorKind.ROPE, 1, 4, fp16) == Operations(multiplies=8, adds=8)
     # x * x, times d, plus c, times x; exponential; plus one; reciprocal; times x; round.
