@@ -21,7 +21,7 @@ import numpy as np
 from macloom.formats import gemm, get_format
 from macloom.formats.tensor import Encoded
 from macloom.formats.tensor_core import TensorCoreAccumulator, get_preset, list_presets
-from macloom.formats.tensor_core.product import multiply_add
+from macloom.formats.tensor_core.product import late_sum, multiply_add
 
 # CUDA compute capability: device in the names of presets.
 DEVICES = {
@@ -133,15 +133,13 @@ def recorded(folder: Path) -> Iterator[Row]:
                 if not d.exists():
                     continue
                 case, rewritten = f"{device} {kind} to {register}", element.startswith("fp8") and ours in REWRITING
-                if rewritten and register == "fp16":
-                    yield "-", case, len(_sums(d)), 0, "mma.sync becomes FP16 instructions here, which no preset models"
-                    continue
-                name = f"{ours}-fp8-sync" if rewritten and ours == "blackwell" else f"{ours}-{_family(kind)}"
+                emulated = rewritten and (ours == "blackwell" or register == "fp16")
+                name = f"{ours}-fp8-sync" if emulated else f"{ours}-{_family(kind)}"
                 tc = get_preset(name if register == "fp32" else f"{name}-fp16")
                 a, b = (_values(base / f"{x}_{device}_{kind}.txt") for x in "ab")
                 c_file = base / f"c_{device}_fp32.txt"
                 c, note = _sums(c_file) if c_file.exists() else np.zeros(len(a), np.float32), ""
-                if rewritten and ours == "hopper":
+                if rewritten and not emulated:
                     c, note = np.zeros_like(c), "sums from zero; from the recorded c, next to none are equal"
                 if register == "fp16":
                     c = c.astype(np.float16).astype(np.float32)
@@ -154,12 +152,12 @@ def _family(kind: str) -> str:
 
 
 def _chains(tc: TensorCoreAccumulator, element: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return c plus the dot product of each row of a and b; a late sum is added in float32."""
-    fmt, late = get_format(element), tc.promote == tc.block
+    """Return c plus the dot product of each row of a and b; a late sum is added outside."""
+    fmt, late = get_format(element), tc.promote == tc.k
     codes = [x.view(np.uint32) if element == "fp32" else fmt.element.encode(x) for x in (a, b)]
     left, right = (Encoded(fmt, (len(a), 1, a.shape[1]), x[:, None], np.ones((), np.float32)).operand() for x in codes)
     sums = multiply_add(tc, left, right, (np.zeros_like(c) if late else c)[:, None, None])[:, 0, 0]
-    return sums + c if late else sums
+    return late_sum(tc, sums, c) if late else sums
 
 
 def _values(path: Path) -> np.ndarray:

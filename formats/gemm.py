@@ -51,7 +51,10 @@ def gemm(
     """
     check_operands(a, b)
     chosen = get_accumulator(accumulator) if isinstance(accumulator, str) else accumulator
-    chosen = chosen or default_accumulator(a.format, b.format)
+    if chosen is None:
+        chosen = default_accumulator(a.format, b.format)
+    if not isinstance(chosen, Accumulator):
+        raise MacloomError(f"gemm.accumulator: must be a name such as 'int32' or an Accumulator, not {chosen!r}")
     return gemm_operands(a.operand(), b.operand(), chosen, report or GemmReport())
 
 
@@ -59,8 +62,13 @@ def check_operands(a: Encoded, b: Encoded) -> None:
     """Raise unless two encoded tensors are matrices, or batches of them, with one K.
 
     Raises:
-        MacloomError: with both formats and shapes.
+        MacloomError: with both formats and shapes, or what is not an encoded tensor.
     """
+    for name, tensor in (("a", a), ("b", b)):
+        if not isinstance(tensor, Encoded):
+            raise MacloomError(
+                f"gemm.{name}: must be an encoded tensor, not {type(tensor).__name__}; use get_format(...).encode(x)"
+            )
     if len(a.shape) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-1]:
         raise MacloomError(
             f"gemm: needs shapes (..., M, K) and (..., N, K), not {a.shape} ({a.format.name!r}) and {b.shape} "

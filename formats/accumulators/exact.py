@@ -40,9 +40,7 @@ class ExactAccumulator(SegmentAccumulator):
 
     def product(self, a: Operand, b: Operand, report: GemmReport) -> np.ndarray:
         if integral(a, b) and in_segments(a, b):
-            if report.locate:
-                report.where = np.zeros((*a.units.shape[:-1], b.units.shape[-2]), bool)
-            return exact_float32(a, b)
+            return exact_float32(a, b, report)
         return super().product(a, b, report)
 
     def initial(self) -> int:

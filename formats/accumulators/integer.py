@@ -23,10 +23,14 @@ from macloom.formats.accumulators.segments import (
     product_unit,
 )
 from macloom.formats.accumulators.sums import Sums, bits_for, bound, stretches
+from macloom.formats.accumulators.wide import WideSums, clamped, to_odd_float64, wrapped
 from macloom.formats.gemm_report import GemmReport
 from macloom.formats.operand import Operand
 
-MOST_BITS = 53
+# More than products of the widest units (`WIDEST_UNIT`) and any K that fits a memory take.
+MOST_BITS = 512
+# Registers, and sums that go into them, of so many bits are made in float64 and narrower types.
+FLOAT_BITS = 53
 
 
 class IntegerOverflow(StrEnum):
@@ -93,8 +97,6 @@ class IntegerAccumulator(SegmentAccumulator):
             segment = common_segment(a, b)
             sums = bits_for(reach[0] * reach[1] * segment)
             fitting = f"'int{needed}' holds one, 'int{sums}' any sum of {segment}"
-            if sums > MOST_BITS:
-                fitting = f"one needs {needed} bits, any sum of {segment} needs {sums}; use 'exact' or a float register"
             raise MacloomError(f"gemm: accumulator {self.name!r} is narrower than {pair}: {fitting}")
 
     def register(self, a: Operand, b: Operand, segment: int) -> _Register:
@@ -102,6 +104,9 @@ class IntegerAccumulator(SegmentAccumulator):
 
     def product(self, a: Operand, b: Operand, report: GemmReport) -> np.ndarray:
         from macloom.formats.kernels.accumulate import drain
+
+        if bound(a.centred(), b.centred(), common_segment(a, b)) < self.half and in_segments(a, b):
+            return exact_float32(a, b, report)
 
         def one(x: Operand, y: Operand, where: np.ndarray | None) -> np.ndarray:
             rows, columns = self.candidates(x, y)
@@ -119,14 +124,20 @@ class IntegerAccumulator(SegmentAccumulator):
         return by_matrix(a, b, report, one)
 
     def sums(self, a: Operand, b: Operand, report: GemmReport) -> np.ndarray:
-        """Return what the registers hold for operands with one segment, as int64 (..., M, N)."""
+        """Return what the registers hold for operands with one segment, as int64 (..., M, N).
+
+        Raises:
+            MacloomError: they have more than 64 bits.
+        """
+        if self.bits > 64:
+            raise MacloomError(f"accumulator {self.name!r}: int64 has no room for its {self.bits} bits; use 64 or less")
         results = []
         for x, y in zip(a.matrices, b.matrices, strict=True):
             register, depth = self.register(x, y, x.units.shape[1]), x.units.shape[1]
             result = np.empty((len(x.units), len(y.units)), np.int64)
             for top in stretches(0, len(x.units), TILE):
                 flags = np.zeros((top.stop - top.start, len(y.units)), bool)
-                result[top] = register(top, slice(0, len(y.units)), slice(0, depth), flags)[0]
+                result[top] = register.integers(top, slice(0, len(y.units)), slice(0, depth), flags)
                 report.overflows += int(np.count_nonzero(flags))
             results.append(result)
         return np.stack(results).reshape(*a.units.shape[:-1], b.units.shape[-2])
@@ -136,8 +147,8 @@ class IntegerAccumulator(SegmentAccumulator):
         a, b = a.centred(), b.centred()
         if bound(a, b, common_segment(a, b)) < self.half:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        rows = np.flatnonzero(a.row_norms * b.row_norms.max(initial=0) >= self.half)
-        columns = np.flatnonzero(b.row_norms * a.row_norms.max(initial=0) >= self.half)
+        rows = np.flatnonzero(a.row_norms * b.row_norms.max(initial=0) >= float(self.half))
+        columns = np.flatnonzero(b.row_norms * a.row_norms.max(initial=0) >= float(self.half))
         return rows, columns
 
     def _roomy(self, a: Operand, b: Operand) -> np.ndarray:
@@ -145,7 +156,7 @@ class IntegerAccumulator(SegmentAccumulator):
         from macloom.formats.kernels.accumulate import drain
 
         if in_segments(a, b):
-            return exact_float32(a, b)
+            return exact_float32(a, b, GemmReport())
         wide = replace(self, bits=MOST_BITS, overflow=IntegerOverflow.WRAP, every=END)
         return by_tile(a, b, wide, drain, GemmReport(), None)
 
@@ -194,11 +205,17 @@ class _Register:
     def __init__(self, accumulator: IntegerAccumulator, a: Operand, b: Operand, segment: int) -> None:
         self.accumulator, self.unit = accumulator, product_unit(a, b)
         self.low, self.high = -accumulator.half, accumulator.half - 1
-        self.fits = bound(a.centred(), b.centred(), segment) < accumulator.half
+        largest = bound(a.centred(), b.centred(), segment)
+        self.fits = largest < accumulator.half
         every, wraps = accumulator.every, accumulator.overflow is IntegerOverflow.WRAP
         self.chunk = segment if self.fits or wraps or every == END else 1 if every == MAC else min(int(every), segment)
+        self.bound = bound(a.centred(), b.centred(), self.chunk)
+        too_large = self.chunk > 1 and self.bound >= 2.0**FLOAT_BITS
+        self.wide = largest >= 2.0**FLOAT_BITS and (accumulator.bits > FLOAT_BITS or too_large)
         self.steps = None
-        if self.chunk == 1 and segment > 1:
+        if self.wide:
+            self.sums: Sums | WideSums = WideSums(a, b)
+        elif self.chunk == 1 and segment > 1:
             from macloom.formats.accumulators.saturating import SaturatingSteps
 
             self.steps = SaturatingSteps(a, b, accumulator.bits)
@@ -211,17 +228,21 @@ class _Register:
             self.tile = (SEGMENT_TILE, SEGMENT_TILE) if segment < a.units.shape[-1] else (TILE, WIDE_TILE)
 
     def __call__(self, rows: slice, columns: slice, part: slice, where: np.ndarray) -> tuple[np.ndarray, float]:
-        if self.fits:
-            return self.sums(rows, columns, part), self.unit
-        if self.accumulator.overflow is IntegerOverflow.WRAP:
-            from macloom.formats.kernels.accumulate import wrap, wrap_int32
+        sums = self.integers(rows, columns, part, where)
+        return (to_odd_float64(sums) if self.wide else sums), self.unit
 
-            sums = self.sums(rows, columns, part)
-            if sums.dtype != np.int32 or self.accumulator.bits > 31:
-                return wrap(sums, self.accumulator.bits, where), self.unit
-            wrap_int32(sums, np.int32(self.accumulator.bits), where)
-            return sums, self.unit
-        if self.steps is not None:
+    def integers(self, rows: slice, columns: slice, part: slice, where: np.ndarray) -> np.ndarray:
+        """Return what `__call__` does, all digits of it: int32, int64, float32 or float64, or Python's integers."""
+        if self.fits:
+            return self.sums(rows, columns, part)
+        if self.accumulator.overflow is IntegerOverflow.WRAP:
+            return self._wrapped(self.sums(rows, columns, part), where)
+        if self.wide:
+            state = clamped(
+                lambda chunk: self.sums(rows, columns, chunk),
+                list(stretches(part.start, part.stop, self.chunk)), self.low, self.high, where,
+            )  # fmt: skip
+        elif self.steps is not None:
             state = self.steps(rows, columns, part, where)
         else:
             state = self._chunks(rows, columns, part, where)
@@ -230,13 +251,24 @@ class _Register:
                 f"gemm: {np.count_nonzero(where)} of {where.size} sums overflow the {self.accumulator.bits}-bit "
                 "accumulator; widen it or choose 'wrap' or 'saturate'"
             )
-        return state, self.unit
+        return state
+
+    def _wrapped(self, sums: np.ndarray, where: np.ndarray) -> np.ndarray:
+        from macloom.formats.kernels.accumulate import wrap, wrap_int32
+
+        bits = self.accumulator.bits
+        if self.wide:
+            return wrapped(sums, bits, where)
+        if sums.dtype != np.int32 or bits > 31:
+            return wrap(sums, bits, where)
+        wrap_int32(sums, np.int32(bits), where)
+        return sums
 
     def _chunks(self, rows: slice, columns: slice, part: slice, where: np.ndarray) -> np.ndarray:
         from macloom.formats.kernels.accumulate import add_clamped, add_clamped_int32
 
         # int32 holds a register of at most 30 bits and a sum of at most 2**30.
-        if self.accumulator.bits > 30 or self.sums.bound >= 1 << 30:
+        if self.accumulator.bits > 30 or self.bound >= 1 << 30:
             wide = np.zeros(where.shape, np.float64)
             for chunk in stretches(part.start, part.stop, self.chunk):
                 sums = self.sums(rows, columns, chunk)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from macloom.formats.accumulators.sums import byte_sums, stretches
@@ -12,21 +14,26 @@ from macloom.formats.operand import Operand
 STRETCH = 64
 # Registers of at most so many bits are checked in int32.
 MOST_CHECKED_BITS = 30
-# Doubtful outputs, one in so many, up to which they are stepped through one by one.
-FEW = 24
-# A tile is no longer checked once more than one in so many outputs were doubtful.
-MANY = 4
+# Registers of at most so many bits are stepped through in int16.
+MOST_SHORT_BITS = 16
+# Doubtful outputs, one in so many, up to which they are stepped through one by one; beyond it, all of a tile are, to
+# the end.
+FEW = 48
 
 
 class SaturatingSteps:
     """Sums of a register of `bits` that is clamped after each product, in ascending order of K."""
 
     def __init__(self, a: Operand, b: Operand, bits: int) -> None:
+        from macloom.formats.kernels.accumulate_saturating import panels_of
+
         a, b = a.centred(), b.centred()
         self.low, self.high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-        # The register and one more product, in half units, are exact in float32 up to 2**24, in float64 up to 2**53.
-        self.kind = np.float32 if (1 << bits) + 2 * a.largest * b.largest <= 2.0**24 else np.float64
-        self.a, self.b = a.units.astype(self.kind, copy=False), b.units.astype(self.kind, copy=False)
+        self.kind: Any = stepping_type(a.largest, b.largest, bits)
+        # int16 saturates at its own lower end, so that registers stand at the upper one of its bits.
+        self.shift = MOST_SHORT_BITS - bits if self.kind is np.int16 else 0
+        self.a = a.units.astype(self.kind, copy=False)
+        self.panels = panels_of(b.units.astype(self.kind, copy=False) * self.kind(1 << self.shift))
         self.bytes = self.magnitudes = None
         self.torch = byte_products(len(a.units) * b.units.size) if bits <= MOST_CHECKED_BITS else None
         if self.torch is not None and max(a.largest, b.largest) <= 127:
@@ -37,42 +44,38 @@ class SaturatingSteps:
             self.magnitudes = np.abs(x.digits[0]), np.abs(y.digits[0])
 
     def __call__(self, rows: slice, columns: slice, part: slice, where: np.ndarray) -> np.ndarray:
-        """Return the sums of a tile over one segment and set `where` for those that saturated on the way."""
+        """Return the sums of a tile over one segment and set `where` for those that saturated on the way.
+
+        Args:
+            columns: starts at a multiple of a panel's columns.
+        """
         state, hit, start = np.zeros(where.shape, np.int32), np.zeros(where.shape, np.int32), part.start
         if self.bytes is not None:
             start = self._checked(rows, columns, part, state, hit)
-        result = state.astype(self.kind)
-        if start < part.stop:
-            result = self._stepped(rows, columns, slice(start, part.stop), result, hit)
+        result = self._stepped(rows, columns, slice(start, part.stop), state, hit) if start < part.stop else state
         where |= hit > 0
         return result
 
     def _stepped(self, rows: slice, columns: slice, part: slice, state: np.ndarray, hit: np.ndarray) -> np.ndarray:
         """Return the state of a tile after a stretch of K, every product of which is stepped through."""
-        from macloom.formats.kernels.accumulate import mark_clamped, saturate_each, saturate_each_watched
+        from macloom.formats.kernels.accumulate_saturating import saturate_each
 
-        # Half a unit above the sums, the register's range is symmetric: a magnitude shows both ends' overflows.
-        low, high = self.kind(self.low + 0.5), self.kind(self.high + 0.5)
-        lifted, peak = state + self.kind(0.5), np.zeros(state.shape, self.kind)
-        panel = np.ascontiguousarray(self.b[columns, part].T)
-        left, depth = self.a[rows, part], part.stop - part.start
-        compares = self.bytes is not None and self.kind is np.float32
-        for stretch in stretches(0, depth, STRETCH):
-            if hit.all():  # nothing is left to watch
-                rest = slice(stretch.start, depth)
-                saturate_each(np.ascontiguousarray(left[:, rest]), panel[rest], low, high, lifted)
-                break
-            piece = np.ascontiguousarray(left[:, stretch])
-            if compares:
-                before = lifted.copy()
-                saturate_each(piece, panel[stretch], low, high, lifted)
-                inside = slice(part.start + stretch.start, part.start + stretch.stop)
-                if mark_clamped(before, lifted, *self._sums(rows, columns, inside), hit) < self.high - self.low:
-                    continue
-                lifted, compares = before, False
-            saturate_each_watched(piece, panel[stretch], low, high, lifted, peak)
-            hit |= peak > high
-        return lifted - self.kind(0.5)
+        width, count = self.panels.shape[2], state.shape[1]
+        panels = self.panels[columns.start // width : -(-columns.stop // width)]
+        register = np.zeros((len(state), len(panels) * width), self.kind)
+        mark = np.ones(register.shape, f"int{8 * register.itemsize}")  # columns that are not there are not watched
+        mark[:, :count] = hit
+        if self.kind is np.int16:
+            register[:, :count] = state << self.shift
+            low, high = self.low, self.high << self.shift
+        else:  # half a unit above the sums: no state is 0, which has two codes
+            register[:, :count] = state + self.kind(0.5)
+            low, high = self.low + 0.5, self.high + 0.5
+        saturate_each(self.a[rows], panels, part.start, part.stop, self.kind(low), self.kind(high), register, mark)
+        hit[:] = mark[:, :count] != 0
+        if self.kind is np.int16:
+            return register[:, :count].astype(np.int32) >> self.shift
+        return register[:, :count] - self.kind(0.5)
 
     def _sums(self, rows: slice, columns: slice, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return the int32 sums of products over a stretch of K, and of their magnitudes."""
@@ -94,11 +97,22 @@ class SaturatingSteps:
             before = state.copy()
             left, right = self.bytes[0][rows, stretch], self.bytes[1][columns, stretch]
             count = add_where_safe(state, *self._sums(rows, columns, stretch), low, high, doubtful)
-            if count <= len(doubtful):
-                saturate_some(left, right, self.low, self.high, state, hit, doubtful[:count])
-                continue
-            state[:] = before
-            if count * MANY > state.size:
+            if count > len(doubtful):
+                state[:] = before
                 return stretch.start
-            state[:] = self._stepped(rows, columns, stretch, state.astype(self.kind), hit)
+            saturate_some(left, right, self.low, self.high, state, hit, doubtful[:count])
         return part.stop
+
+
+def stepping_type(largest: float, other: float, bits: int) -> Any:
+    """Return the type in which a register of `bits` takes products of units of these magnitudes, exactly.
+
+    A register at the upper end of int16 needs the product there as well. Floats hold the register and one more
+    product, in half units: float32 up to 2**24, float64 up to 2**53.
+
+    >>> [stepping_type(127.0, 127.0, bits).__name__ for bits in (15, 16, 17, 23, 24)]
+    ['int16', 'int16', 'float32', 'float32', 'float64']
+    """
+    if bits <= MOST_SHORT_BITS and largest * other < 1 << (bits - 1) and max(largest, other) < 1 << 15:
+        return np.int16
+    return np.float32 if (1 << bits) + 2 * largest * other <= 2.0**24 else np.float64

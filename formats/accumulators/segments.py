@@ -21,8 +21,11 @@ WIDEST_UNIT = 1 << 120
 # where less is done with them, more may.
 TILE = 256
 SEGMENT_TILE = 384
-# 8-bit matrix products of segments shorter than this are slower than a loop.
-SHORT_SEGMENT = 16
+# 8-bit matrix products of segments up to this length are slower than a loop. So are those of longer ones where a
+# matrix has rows enough to earn back how the loop reads the other one, and few outputs or bytes for the loop, too.
+SHORT_SEGMENT = 32
+ENOUGH_ROWS = 128
+FEW_OUTPUTS = 1 << 15
 # Without segments or chunks a tile is read once, and long rows make the product faster.
 WIDE_TILE = 4096
 
@@ -82,13 +85,15 @@ class SegmentAccumulator(Accumulator):
         return by_matrix(a, b, report, lambda x, y, where: by_tile(x, y, self, drain, report, where))
 
 
-def exact_float32(a: Operand, b: Operand) -> np.ndarray:
+def exact_float32(a: Operand, b: Operand, report: GemmReport) -> np.ndarray:
     """Return the product of two operands whose sums over a segment are all below 2**53, each rounded once.
 
-    The sums of segments are scaled and added in float32, in ascending order.
+    The sums of segments are scaled and added in float32, in ascending order. Nothing overflows.
     """
-    from macloom.formats.kernels.dot import segmented_float32
+    from macloom.formats.kernels.accumulate_segments import segmented_float32
 
+    if report.locate:
+        report.where = np.zeros((*a.units.shape[:-1], b.units.shape[-2]), bool)
     segment, unit = common_segment(a, b), product_unit(a, b)
     x, y = a.centred(), b.centred()
     return segmented_float32(x, y, segment, unit, double=bound(x, y, segment) >= 2.0**24)
@@ -96,11 +101,19 @@ def exact_float32(a: Operand, b: Operand) -> np.ndarray:
 
 def in_segments(a: Operand, b: Operand) -> bool:
     """Say whether the compiled loop over segments is the fastest way to a product of exact sums, and one at all."""
+    from macloom.formats.kernels.accumulate_segments import has_byte_products
+
     segment, depth = common_segment(a, b), a.units.shape[-1]
-    if segment == depth or bound(a.centred(), b.centred(), segment) >= 2.0**53:
+    if bound(a.centred(), b.centred(), segment) >= 2.0**53:
         return False
-    products = a.matrices[0].units.size * b.units.shape[-2]
-    return segment < SHORT_SEGMENT or max(a.largest, b.largest) > 127 or byte_products(products) is None
+    rows, columns = a.units.shape[-2], b.units.shape[-2]
+    if segment <= SHORT_SEGMENT:
+        return True
+    if segment == depth:
+        return False
+    if max(a.largest, b.largest) > 127 or byte_products(rows * columns * depth) is None:
+        return True
+    return rows >= ENOUGH_ROWS and (rows * columns <= FEW_OUTPUTS or has_byte_products())
 
 
 def by_matrix(

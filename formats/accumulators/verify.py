@@ -174,14 +174,3 @@ def takes(pair: tuple[str, str], name: str) -> bool:
     except MacloomError:
         return False
     return True
-
-
-def fits(name: str) -> bool:
-    """Say whether a name made for two formats is one: integer registers end at 53 bits."""
-    from macloom.formats.accumulator import get_accumulator
-
-    try:
-        get_accumulator(name)
-    except MacloomError:
-        return False
-    return True

@@ -40,25 +40,6 @@ def add_clamped(state, sums, low, high, where):
     where |= state != value
 
 
-def saturate_each(a, b, low, high, state):
-    """Add products to the state (M, N) one after the other in ascending order of K, and clamp after each."""
-    product = np.empty_like(state)
-    for k in range(a.shape[1]):
-        np.multiply(a[:, k, None], b[k], out=product)
-        np.add(state, product, out=state)
-        np.clip(state, low, high, out=state)
-
-
-def saturate_each_watched(a, b, low, high, state, peak):
-    """Do what `saturate_each` does and raise `peak` (M, N) to the largest magnitude before clamping."""
-    product = np.empty_like(state)
-    for k in range(a.shape[1]):
-        np.multiply(a[:, k, None], b[k], out=product)
-        np.add(state, product, out=state)
-        np.maximum(peak, np.abs(state, out=product), out=peak)
-        np.clip(state, low, high, out=state)
-
-
 def add_where_safe(state, sums, magnitudes, low, high, doubtful):
     """Add the sums of a stretch of K where no partial sum can leave the register; return how many were left alone."""
     up = state + ((magnitudes + sums) >> 1)
@@ -71,14 +52,8 @@ def add_where_safe(state, sums, magnitudes, low, high, doubtful):
     return len(places)
 
 
-def mark_clamped(before, after, sums, magnitudes, hit):
-    """Set `hit` where a stretch of K changed the state by something else than its sum; return its largest part."""
-    hit |= after - before != sums
-    return int(np.where(hit, 0, (magnitudes + np.abs(sums)) >> 1).max(initial=0))
-
-
 def saturate_some(a, b, low, high, state, hit, places):
-    """Do what `saturate_each` does for a few entries of the state, given by their flat indices."""
+    """Add products one after the other and clamp after each, for a few entries of the state, by their flat indices."""
     rows, columns = np.divmod(np.asarray(places, np.int64), state.shape[1])
     value = state[rows, columns].astype(np.int64)
     beyond = np.zeros(len(value), bool)

@@ -103,67 +103,6 @@ def add_clamped(state, sums, low, high, where):
             flags[n] |= kept != value
 
 
-@njit(inline="always")
-def _step(state, x, y, low, high):
-    value = state + x * y
-    value = value if value < high else high
-    return value if value > low else low
-
-
-@njit(inline="always")
-def _watched_step(state, peak, x, y, low, high):
-    value = state + x * y
-    size = abs(value)
-    kept = value if value < high else high
-    return kept if kept > low else low, size if size > peak else peak
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "nnan", "nsz"})
-def saturate_each(a, b, low, high, state):
-    """Add products to the state (M, N) one after the other in ascending order of K, and clamp after each.
-
-    Args:
-        a, b: (M, K) and (K, N) of the state's type; N is small enough for rows of b to stay in the cache.
-    """
-    wide_vectors()
-    whole = a.shape[1] - a.shape[1] % 4
-    for m in range(a.shape[0]):
-        line, register = a[m], state[m]
-        for k in range(0, whole, 4):
-            x0, x1, x2, x3 = line[k], line[k + 1], line[k + 2], line[k + 3]
-            r0, r1, r2, r3 = b[k], b[k + 1], b[k + 2], b[k + 3]
-            for n in range(len(register)):
-                s = _step(register[n], x0, r0[n], low, high)
-                s = _step(s, x1, r1[n], low, high)
-                s = _step(s, x2, r2[n], low, high)
-                register[n] = _step(s, x3, r3[n], low, high)
-        for k in range(whole, len(line)):
-            x, row = line[k], b[k]
-            for n in range(len(register)):
-                register[n] = _step(register[n], x, row[n], low, high)
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "nnan", "nsz"})
-def saturate_each_watched(a, b, low, high, state, peak):
-    """Do what `saturate_each` does and raise `peak` (M, N) to the largest magnitude before clamping."""
-    wide_vectors()
-    whole = a.shape[1] - a.shape[1] % 4
-    for m in range(a.shape[0]):
-        line, register, most = a[m], state[m], peak[m]
-        for k in range(0, whole, 4):
-            x0, x1, x2, x3 = line[k], line[k + 1], line[k + 2], line[k + 3]
-            r0, r1, r2, r3 = b[k], b[k + 1], b[k + 2], b[k + 3]
-            for n in range(len(register)):
-                s, p = _watched_step(register[n], most[n], x0, r0[n], low, high)
-                s, p = _watched_step(s, p, x1, r1[n], low, high)
-                s, p = _watched_step(s, p, x2, r2[n], low, high)
-                register[n], most[n] = _watched_step(s, p, x3, r3[n], low, high)
-        for k in range(whole, len(line)):
-            x, row = line[k], b[k]
-            for n in range(len(register)):
-                register[n], most[n] = _watched_step(register[n], most[n], x, row[n], low, high)
-
-
 @njit(cache=True, nogil=True)
 def add_where_safe(state, sums, magnitudes, low, high, doubtful):
     """Add the sums of a stretch of K to the state where no partial sum can leave the register.
@@ -204,33 +143,8 @@ def add_where_safe(state, sums, magnitudes, low, high, doubtful):
 
 
 @njit(cache=True, nogil=True)
-def mark_clamped(before, after, sums, magnitudes, hit):
-    """Set `hit` (M, N) where a stretch of K changed the state by something else than its sum.
-
-    Args:
-        before, after: states (M, N), float.
-        sums, magnitudes, hit: int32, see `add_where_safe`.
-
-    Returns:
-        The largest sum of positive products, or of the magnitudes of negative ones, of entries that are not set. If
-        it is less than the register's range, no state was clamped at both ends, which might go unnoticed.
-    """
-    wide_vectors()
-    largest = np.int32(0)
-    for m in range(after.shape[0]):
-        old, new, row, size, flags = before[m], after[m], sums[m], magnitudes[m], hit[m]
-        for n in range(len(new)):
-            total = row[n]
-            marked = np.int32(flags[n] | np.int32(new[n] - old[n] != np.float32(total)))
-            reach = np.int32(0) if marked else np.int32(np.int32(size[n] + abs(total)) >> 1)
-            largest = reach if reach > largest else largest
-            flags[n] = marked
-    return largest
-
-
-@njit(cache=True, nogil=True)
 def saturate_some(a, b, low, high, state, hit, places):
-    """Do what `saturate_each` does for a few entries of the state, given by their flat indices.
+    """Add products one after the other and clamp after each, for a few entries of the state, by their flat indices.
 
     Args:
         a, b: int8 (M, K) and (N, K).

@@ -142,6 +142,11 @@ class Side:
         """int16: exponents, those of zeros and of what is not finite being NO_EXPONENT."""
         return np.where(self.exponents >= INFINITE, NO_EXPONENT, self.exponents).astype(np.int16)
 
+    def padded(self, count: int) -> Side:
+        """Return the same with `count` zeros at the end of K; nothing that instructions scale."""
+        values = np.pad(self.values, [(0, 0)] * (self.values.ndim - 1) + [(0, count)])
+        return Side(values, self.mantissa_bits, self.min_exponent)
+
     def part(self, index: np.ndarray | slice) -> Side:
         """Return the columns of K that `index` picks."""
         cut = [None if x is None else np.ascontiguousarray(x[..., index]) for x in (self.shift, self.broken)]
@@ -200,6 +205,8 @@ def side_of(tc: TensorCoreAccumulator, operand: Operand) -> Side:
     steps = operand.format.element.steps
     assert steps is not None
     mantissa_bits, min_exponent = steps
+    if tc.reads is not None:
+        mantissa_bits, min_exponent = tc.reads.mantissa_bits, tc.reads.min_exponent
     with np.errstate(invalid="ignore"):  # signalling NaN
         values = np.ldexp(operand.units, operand.unit_exponent).astype(np.float32, copy=False)
     if tc.operand_mantissa:
@@ -212,6 +219,19 @@ def side_of(tc: TensorCoreAccumulator, operand: Operand) -> Side:
     broken = np.isnan(spread)
     shift = np.where(broken, 0, np.frexp(spread)[1] - 1).astype(np.int32)
     return Side(np.ascontiguousarray(values), mantissa_bits, min_exponent, shift, broken if broken.any() else None)
+
+
+def dealt(tc: TensorCoreAccumulator, depth: int) -> np.ndarray:
+    """Return the places along K in the order in which the blocks of consecutive instructions take them.
+
+    They go beyond `depth` where that ends within an instruction.
+
+    >>> from macloom.formats.accumulator import get_accumulator
+    >>> dealt(get_accumulator("tc:hopper-fp8-sync-fp16"), 5)[:20].tolist()
+    [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29, 2, 3, 6, 7]
+    """
+    places = np.arange(-(-depth // tc.k) * tc.k)
+    return places.reshape(-1, tc.block // tc.run, tc.k // tc.block, tc.run).swapaxes(1, 2).ravel()
 
 
 def pad(array: np.ndarray, multiple: int, value: float = 0) -> np.ndarray:

@@ -77,6 +77,7 @@ def _presets() -> Registry[TensorCoreAccumulator]:
     presets = Registry[TensorCoreAccumulator]("tensor core", hint="macloom list tensor-cores")
     for name, fields in table["presets"].items():
         register = REGISTERS.get(fields.pop("register", "fp32"))
+        late, reads = REGISTERS.get(fields.pop("late", "fp32")), fields.pop("reads", None)
         reasons = tuple(evidence[key] for key in fields.pop("evidence"))
         floating = {} if register is not INT32 else {"fraction": MOST_FRACTION_BITS, "lowest": 0}
         presets.add(
@@ -86,6 +87,8 @@ def _presets() -> Registry[TensorCoreAccumulator]:
                 takes=tuple(elements[element] for element in fields.pop("takes")),
                 scales=tuple(elements[element] for element in fields.pop("scales", ())),
                 register=register,
+                late=late,
+                reads=elements[reads] if reads else None,  # type: ignore[arg-type]
                 # IEEE half precision is rounded to nearest on all devices, float32 toward zero.
                 rounding=Rounding.NEAREST_EVEN if register.max_exponent == 15 else Rounding.TOWARD_ZERO,
                 evidence=reasons,

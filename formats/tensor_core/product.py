@@ -9,7 +9,7 @@ from macloom.formats.accumulators.segments import common_segment
 from macloom.formats.gemm_report import GemmReport
 from macloom.formats.operand import Operand
 from macloom.formats.policy import Rounding
-from macloom.formats.tensor_core.operands import NO_EXPONENT, Side, check, grouped_side, pad, side_of
+from macloom.formats.tensor_core.operands import NO_EXPONENT, Side, check, dealt, grouped_side, pad, side_of
 from macloom.formats.tensor_core.record import FP16, FP32, INT32, SplitOrder, SplitSum, TensorCoreAccumulator
 from macloom.formats.threads import run_rows
 
@@ -90,9 +90,12 @@ class _Plain:
 
     def chain(self, index: np.ndarray | None, start: np.ndarray | None = None) -> np.ndarray:
         """Return the chains of blocks over some elements of K, all for None; see `chains` for `start`."""
-        if index is None:
-            return chains(self.tc, self.left, self.right, start)
-        return chains(self.tc, self.left.part(index), self.right.part(index), start)
+        left, right = (side if index is None else side.part(index) for side in (self.left, self.right))
+        if self.tc.run:
+            depth = left.values.shape[-1]
+            order = dealt(self.tc, depth)
+            left, right = (side.padded(len(order) - depth).part(order) for side in (left, right))
+        return chains(self.tc, left, right, start)
 
 
 class _Grouped:
@@ -152,8 +155,20 @@ def _promoted(tc: TensorCoreAccumulator, products: _Plain | _Grouped, index: np.
     total: np.ndarray | None = None
     for start in range(0, len(index), tc.promote):
         term = products.chain(index[start : start + tc.promote])
-        total = term if total is None else _add(total, term)
+        total = term if total is None else late_sum(tc, total, term)
     assert total is not None
+    return total
+
+
+def late_sum(tc: TensorCoreAccumulator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the sum of two float32 arrays as the register of promoted sums holds it; `x` is changed in place.
+
+    Sums of half precision numbers may round in float32 first, whose 24 digits are 2 x 11 + 2 (Figueroa 1995).
+    """
+    total = _add(x, y)
+    if tc.late is FP16:
+        with np.errstate(all="ignore"):
+            total[:] = total.astype(np.float16)
     return total
 
 

@@ -12,6 +12,7 @@ from macloom._registry import Registry
 from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats.accumulators.base import Accumulator
 from macloom.formats.element import ElementFormat
+from macloom.formats.elements.minifloat import FloatFormat
 from macloom.formats.gemm_report import GemmReport
 from macloom.formats.operand import Operand
 from macloom.formats.policy import Rounding
@@ -67,7 +68,7 @@ class Maturity(StrEnum):
     """How well a preset is known.
 
     MEASURED: equal to outputs recorded on the device. MODELLED: equal to a model whose authors report
-    that it equals the device. PUBLISHED: follows the documentation, not compared with anything.
+    that it equals the device. PUBLISHED: follows the documentation, compared with no device or model of one.
     """
 
     MEASURED = "measured"
@@ -115,6 +116,10 @@ class TensorCoreAccumulator(Accumulator):
         k: elements along K that one instruction takes; K is padded to it with zeros, which change nothing.
         promote: elements along K after which the sum is added to a float32 register (nearest even) and a new one
             begins; 0 for never. With `promote` equal to `block` the running sum is added late: outside the block.
+        late: the register that promoted sums are added to instead of float32.
+        run: elements along K that stay together when those of an instruction are dealt out to its blocks in turn; 0
+            where each block takes its neighbours.
+        reads: the format that operands become first, exactly; their subnormals are normal there. None: their own.
         split: parts that K is cut into, whose sums are added in float32 (nearest even); see `order` and `sum`.
         tile: elements along K that are not cut by a split.
         operand_mantissa: mantissa bits of float32 operands that the instruction reads; the others are dropped.
@@ -150,6 +155,9 @@ class TensorCoreAccumulator(Accumulator):
     order: SplitOrder = SplitOrder.CONTIGUOUS
     sum: SplitSum = SplitSum.SERIAL
     operand_mantissa: int = 0
+    late: Register = FP32
+    run: int = 0
+    reads: FloatFormat | None = None
     evidence: tuple[Evidence, ...] = ()
     maturity: Maturity = Maturity.PUBLISHED
 
@@ -177,6 +185,11 @@ class TensorCoreAccumulator(Accumulator):
             )
         if self.split > 1 and self.tile % self.block:
             raise MacloomError(f"tc.tile: must be a multiple of the block of {self.block}, not {self.tile}")
+        if self.run and (self.block % self.run or self.scale_block or self.promote % self.k or self.tile % self.k):
+            raise MacloomError(
+                f"tc.run: elements dealt out to blocks need a block that is a multiple of {self.run}, no scales, and a "
+                f"promote and tile that are multiples of k = {self.k}"
+            )
 
     @property
     def name(self) -> str:

@@ -62,6 +62,8 @@ def block(
         min_exponents: exponents of the smallest normal values of the operands' formats.
         scale: product of the scales of both operands: its value and the sum of the two exponents.
     """
+    if tc.reads is not None:
+        min_exponents = tc.reads.min_exponent, tc.reads.min_exponent
     special: set[float] = {c} if not math.isfinite(c) else set()
     terms: list[tuple[Fraction, int]] = []  # value and exponent of what is not zero
     if not math.isfinite(scale[0]):
@@ -119,6 +121,8 @@ def chain(
         scales: one for each stretch of `tc.scale_block` elements, or `tc.group` where there are groups.
     """
     c = 0.0
+    if tc.run:
+        a, b = dealt(tc, a), dealt(tc, b)
     for start in range(0, len(a), tc.block):
         left, right = list(a[start : start + tc.block]), list(b[start : start + tc.block])
         left += [0.0] * (tc.block - len(left))
@@ -131,6 +135,19 @@ def chain(
             scale = scales[start // tc.scale_block] if scales else (1.0, 0)
             c = block(tc, left, right, c, min_exponents, scale)
     return c
+
+
+def dealt(tc: TensorCoreAccumulator, x: Sequence[float]) -> list[float]:
+    """Return the elements of whole instructions, zeros at the end, in the order in which blocks take them."""
+    full = [*x, *[0.0] * (-len(x) % tc.k)]
+    blocks = tc.k // tc.block
+    return [
+        full[start + i]
+        for start in range(0, len(full), tc.k)
+        for turn in range(blocks)
+        for i in range(tc.k)
+        if i // tc.run % blocks == turn
+    ]
 
 
 def parts(tc: TensorCoreAccumulator, length: int) -> list[list[range]]:
@@ -171,9 +188,16 @@ def dot(
                 width = tc.group if tc.group > 1 else tc.scale_block
                 picked = [scales[i // width] for i in chosen[::width]]
             value = chain(tc, [a[i] for i in chosen], [b[i] for i in chosen], min_exponents, picked)
-            total = np.float32(value) if not tc.promote else _add(total, value)
+            total = np.float32(value) if not tc.promote else _late(tc, total, value)
         sums.append(total)
     return float(_reduce(tc, sums))
+
+
+def _late(tc: TensorCoreAccumulator, x: np.float32, y: float) -> np.float32:
+    """Return the sum in the register of promoted sums, rounded to nearest even once."""
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return _add(x, y)
+    return np.float32(into(tc.late, Fraction(float(x)) + Fraction(y), Rounding.NEAREST_EVEN))
 
 
 def _add(x: np.float32, y: float) -> np.float32:

@@ -1,4 +1,8 @@
-"""`macloom verify tensor-cores`: presets against mmasim, FP8 products against mmaemu, kernels against fractions."""
+"""`macloom verify tensor-cores`: presets against mmasim, FP8 products against mmaemu, kernels against fractions.
+
+Integer presets are compared with Python's integers, which are what integer sums are: modulo 2**32, or clamped after
+every instruction, as PTX says of `.satfinite`.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,12 @@ def checks(options: Options) -> Iterator[Check]:
         partial(_check, name, "kernel", "fractions.Fraction", _reference, (name, rounds), options.seed)
         for name in list_presets()
         if get_preset(name).register is not INT32 and not get_preset(name).scale_block
+    ]
+    calls += [
+        partial(_check, name, what, "Python integers", compare, (name, rounds), options.seed)
+        for name in list_presets()
+        if get_preset(name).register is INT32
+        for what, compare in (("wrapping", _wrapped), ("satfinite", _clamped))
     ]
     options.expect(len(calls))
     yield from options.spread(calls)
@@ -115,3 +125,47 @@ def _reference(rng: np.random.Generator, preset: str, rounds: int) -> Compared:
         least = a.min_exponent, b.min_exponent
         expected = np.array([[dot(tc, p.tolist(), q.tolist(), least) for q in y] for p in x], np.float32)
         yield mode, equal(gemm(encoded(a.name, left), encoded(b.name, right), tc), expected)
+
+
+def integer_codes(rng: np.random.Generator, tc: Any, depth: int, mode: str) -> np.ndarray:
+    """Return codes (2, depth) of an integer format: any, the ends of the range, or the most negative one alone."""
+    bits = tc.takes[0].bits
+    low, high = 1 << (bits - 1), (1 << (bits - 1)) - 1
+    match mode:
+        case "ends":
+            return rng.choice(np.array([low, low + 1, high, 0], np.uint8), (2, depth))
+        case "most negative":
+            return np.full((2, depth), low, np.uint8)
+    return rng.integers(0, 1 << bits, (2, depth)).astype(np.uint8)
+
+
+def _integers(rng: np.random.Generator, preset: str, rounds: int) -> Iterator[tuple[str, Any, Any, list[list[int]]]]:
+    """Yield (case, operand, operand, lists of products); the longest sums leave 32 bits."""
+    tc = get_preset(preset)
+    name, most = tc.takes[0].name, 2 ** (31 - 2 * (tc.takes[0].bits - 1))
+    for mode in ("any", "ends", "most negative"):
+        depths = rng.integers(1, 5 * tc.k, 4 * rounds).tolist()
+        for depth in [*depths, most] if mode == "most negative" and most < 1 << 20 else depths:
+            a, b = (integer_codes(rng, tc, depth, mode) for _ in "ab")
+            whole = [[[int(tc.takes[0].value(int(code))) for code in row] for row in x] for x in (a, b)]
+            products = [[x * y for x, y in zip(p, q, strict=True)] for p in whole[0] for q in whole[1]]
+            yield f"{mode}, K = {depth}", encoded(name, a), encoded(name, b), products
+
+
+def _wrapped(rng: np.random.Generator, preset: str, rounds: int) -> Compared:
+    for case, a, b, products in _integers(rng, preset, rounds):
+        want = [(sum(p) + 2**31) % 2**32 - 2**31 for p in products]
+        yield case, equal(gemm(a, b, f"tc:{preset}").ravel(), np.array(want, np.float64).astype(np.float32))
+
+
+def _clamped(rng: np.random.Generator, preset: str, rounds: int) -> Compared:
+    k = get_preset(preset).k
+    for case, a, b, products in _integers(rng, preset, rounds):
+        want = []
+        for p in products:
+            total = 0
+            for start in range(0, len(p), k):
+                total = min(max(total + sum(p[start : start + k]), -(2**31)), 2**31 - 1)
+            want.append(total)
+        got = gemm(a, b, f"int32:saturate,every={k}").ravel()
+        yield case, equal(got, np.array(want, np.float64).astype(np.float32))

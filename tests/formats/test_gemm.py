@@ -27,7 +27,8 @@ from macloom.formats import (
     set_threads,
 )
 from macloom.formats.gemm import gemm_operands
-from macloom.formats.kernels.dot import segmented_float32, sequential_float32
+from macloom.formats.kernels.accumulate_segments import segmented_float32
+from macloom.formats.kernels.dot import sequential_float32
 from macloom.formats.scales import E4M3, E8M0
 
 
@@ -483,8 +484,8 @@ def test_accumulator_names() -> None:
     "text, message",
     [
         ("int24:satur", "accumulator overflow: unknown name 'satur'; did you mean 'saturate'"),
-        ("int1", "accumulator.bits: must be an integer from 2 to 53, not 1"),
-        ("int54", "accumulator.bits: must be an integer from 2 to 53, not 54"),
+        ("int1", "accumulator.bits: must be an integer from 2 to 512, not 1"),
+        ("int513", "accumulator.bits: must be an integer from 2 to 512, not 513"),
         ("float", "accumulator: must be one of 'exact', "),
         ("exact:wrap", "accumulator: must be 'exact', not 'exact:wrap'"),
         ("intx", "not 'intx'"),
@@ -524,8 +525,8 @@ def test_integer_registers_refuse_what_they_cannot_hold() -> None:
     fp16 = get_format("fp16").encode(spread)
     with pytest.raises(
         MacloomError,
-        match=r"accumulator 'int32:wrap' is narrower than products of 'fp16' and 'fp16': one needs 81 bits, any sum of "
-        "2 needs 82; use 'exact' or a float register",
+        match=r"accumulator 'int32:wrap' is narrower than products of 'fp16' and 'fp16': 'int81' holds one, "
+        "'int82' any sum of 2",
     ):
         gemm(fp16, fp16, "int32")
     bf16 = get_format("bf16").encode(spread)

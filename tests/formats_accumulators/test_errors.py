@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from macloom.errors import MacloomError
-from macloom.formats import Encoded, gemm, get_accumulator, get_format
+from macloom.formats import Encoded, GemmReport, IntegerAccumulator, gemm, get_accumulator, get_format
 
 
 def encode(name: str, rows: int = 2, columns: int = 64) -> Encoded:
@@ -68,8 +70,8 @@ def test_a_register_narrower_than_one_product_names_both_operands_and_what_fits(
     assert gemm(encode("int8"), encode("ovp4"), "int15:error").shape == (2, 2)
     with pytest.raises(
         MacloomError,
-        match="'int32:wrap' is narrower than products of 'posit16_1' and 'fp16': one needs 97 bits, "
-        "any sum of 64 needs 103; use 'exact' or a float register",
+        match="'int32:wrap' is narrower than products of 'posit16_1' and 'fp16': 'int97' holds one, 'int103' any sum "
+        "of 64",
     ):
         gemm(encode("posit16_1"), encode("fp16"), "int32")
 
@@ -92,13 +94,11 @@ def test_formats_without_a_common_integer_unit_are_refused_by_integer_registers(
         gemm(encode("bf16"), encode("int8"), "int32")
 
 
-def test_sums_beyond_what_a_register_is_computed_with_say_so() -> None:
-    ones = np.ones((1, 64), np.float32)
-    a, b = get_format("fp8_e4m3").encode(ones), get_format("fp8_e5m2").encode(ones)
-    with pytest.raises(
-        MacloomError, match="sums of 64 products of 'fp8_e4m3' and 'fp8_e5m2' may need 57 bits, and 54 can be summed"
-    ):
-        gemm(a, b, "int51")
+def test_int64_has_no_room_for_wider_sums() -> None:
+    accumulator, operand = get_accumulator("int65"), encode("int8").operand()
+    assert isinstance(accumulator, IntegerAccumulator)
+    with pytest.raises(MacloomError, match="'int65:wrap': int64 has no room for its 65 bits; use 64 or less"):
+        accumulator.sums(operand, operand, GemmReport())
 
 
 def test_overflow_with_the_policy_error_counts_the_sums() -> None:
@@ -132,6 +132,21 @@ def test_codes_that_are_no_numbers_are_refused_with_both_operands() -> None:
                 match=f"gemm: 1 codes of '{name}' \\(in the product of '{name}' and 'int8'\\) are NaN or infinite",
             ):
                 gemm(bad, encode("int8"), accumulator)
+
+
+def test_what_is_not_an_operand_or_an_accumulator_is_refused() -> None:
+    good = encode("int8")
+    cases: list[tuple[Any, Any, str]] = [(np.ones((2, 64)), good, "a"), (good, [[1]], "b")]
+    for a, b, name in cases:
+        with pytest.raises(
+            MacloomError, match=rf"gemm.{name}: must be an encoded tensor, not (ndarray|list); use get_f"
+        ):
+            gemm(a, b)
+    for wrong in (32, 0, GemmReport()):
+        with pytest.raises(
+            MacloomError, match="gemm.accumulator: must be a name such as 'int32' or an Accumulator, no"
+        ):
+            gemm(good, good, wrong)  # type: ignore[arg-type]
 
 
 def test_shapes_name_both_operands() -> None:

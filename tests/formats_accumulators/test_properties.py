@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from macloom.formats.accumulators import integer, saturating
 from macloom.formats.accumulators.block import BlockAccumulator
 from macloom.formats.accumulators.floating import SmallFloatAccumulator
 from macloom.formats.accumulators.verify import KINDS, differs, encoded
-from macloom.formats.kernels import accumulate, exact
+from macloom.formats.kernels import accumulate_saturating, exact
 
 INT8 = get_format("int8")
 ONE = np.float32(1)
@@ -117,12 +118,14 @@ def test_the_checks_accept_what_is_right() -> None:
 
 
 def test_clamping_at_the_end_instead_of_at_every_product_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(a: np.ndarray, b: np.ndarray, low: float, high: float, state: np.ndarray, peak: np.ndarray) -> None:
-        total = state + a @ b
-        np.maximum(peak, np.abs(total), out=peak)
-        state[:] = np.clip(total, low, high)
+    def late(
+        a: np.ndarray, panels: np.ndarray, start: int, stop: int, low: float, high: float, state: np.ndarray, mark: Any
+    ) -> None:
+        total = state + (a.astype(np.int64) @ panels.astype(np.int64))[0]
+        mark[(total > high) | (total < np.iinfo(np.int16).min)] = 1
+        state[:] = np.clip(total, np.iinfo(np.int16).min, high)
 
-    monkeypatch.setattr(accumulate, "saturate_each_watched", late)
+    monkeypatch.setattr(accumulate_saturating, "saturate_each", late)
     assert rejected("int16:saturate,every=mac")
 
 

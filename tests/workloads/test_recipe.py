@@ -137,8 +137,8 @@ def test_candidates_fall_by_the_ratio_from_one() -> None:
         ("format = 'int4'\nname = ''", "{path}: name: must be a non-empty string, not ''"),
         ("format = 'int4'\naccumulator = 32", "{path}: accumulator: must be a non-empty string, not 32"),
         (
-            "format = 'int4'\naccumulator = 'int99'",
-            "{path}: recipe.accumulator: accumulator.bits: must be an integer from 2 to 53, not 99",
+            "format = 'int4'\naccumulator = 'int999'",
+            "{path}: recipe.accumulator: accumulator.bits: must be an integer from 2 to 512, not 999",
         ),
         ("format = \n", "{path}: malformed TOML: Invalid value (at line 1, column 10)"),
     ],
