@@ -49,9 +49,11 @@ BOUNDS = (
     "tensors (int8, nvfp4): twice from memory.",
     "Codebooks: one look-up for each element where thresholds have few mantissa bits (posit8_0, flint4, hif8), "
     "else two.",
-    "Stochastic rounding: about two thirds of the time is numpy's generator, in its fixed order; a second thread draws "
-    "ahead of the first one and can do no more.",
-    "Decoded values are fresh arrays, whose pages the system must clear: compare with numpy's copy below them.",
+    "Stochastic rounding: about half of the time is numpy's generator, whose words have a fixed order. PCG64, its "
+    "default, is advanced to where each thread's part begins; of other generators a second thread draws ahead.",
+    "Without out=: the system clears the pages of a fresh array, which takes more time than the conversion and gains "
+    "less from a second thread; numpy's copy below them has no second thread to do it.",
+    "Fresh codes take no fresh pages up to 16 MiB, where the allocator gives out again what was freed before.",
     "Two threads share the memory bus: compare their gain with that of memcpy above.",
 )
 
@@ -94,14 +96,15 @@ def codes(text: str, x: np.ndarray, goal: float | None = None, static: bool = Tr
     return Case(label, lambda: fmt.encode(x, scale=scale), x.size, goal)
 
 
-def decoding(text: str, x: np.ndarray, packed: bool = False) -> Case:
-    """Decode to a fresh tensor, from one code per byte or from packed codes."""
+def decoding(text: str, x: np.ndarray, out: np.ndarray | None, packed: bool = False) -> Case:
+    """Decode to `out` or to a fresh tensor, from one code per byte or from packed codes."""
     encoded = get_format(text).encode(x)
+    fresh = ", without out=" if out is None else ""
     if not packed:
-        return Case(f"{text}, codes -> values", encoded.decode, x.size)
+        return Case(f"{text}, codes -> values{fresh}", lambda: encoded.decode(out=out), x.size)
     parts = encoded.codes, encoded.scales, encoded.shape, float(encoded.outer)
     fmt = encoded.format
-    return Case(f"{text}, packed codes -> values", lambda: fmt.from_packed(*parts).decode(), x.size)
+    return Case(f"{text}, packed codes -> values{fresh}", lambda: fmt.from_packed(*parts).decode(out=out), x.size)
 
 
 def own_cases(x: np.ndarray, out: np.ndarray) -> Iterator[Case]:
@@ -131,9 +134,9 @@ def own_cases(x: np.ndarray, out: np.ndarray) -> Iterator[Case]:
         yield codes(name, x, 0.8)
         yield values(name, x, out)
     for name in ("fp8_e4m3:none", "int4:group=128", "mxfp4", "nvfp4", "posit8_1", "bf16", "ovp4"):
-        yield decoding(name, x)
+        yield from (decoding(name, x, into) for into in (out, None))
     for name in ("mxfp4", "mxfp6"):
-        yield decoding(name, x, packed=True)
+        yield from (decoding(name, x, into, packed=True) for into in (out, None))
     fresh = get_format("fp8_e4m3:none")
     yield Case("fp8_e4m3:none -> values, without out=", lambda: fresh.quantize(x), x.size, None, 1.05)
     yield Case("numpy copy, without out=", x.copy, x.size)
@@ -285,7 +288,8 @@ def doubled_copy(x: np.ndarray, out: np.ndarray) -> Callable[[], None]:
     return copy
 
 
-def report(elements: int, runs: int) -> str:
+def report(elements: int, runs: int, only: str = "") -> str:
+    """Return the whole report, or with `only` the lines of the conversions whose names hold that."""
     rows = max(2, elements // ROW)
     x = np.random.default_rng(SEED).standard_normal((rows, ROW)).astype(np.float32)
     out = np.empty_like(x)
@@ -299,7 +303,10 @@ def report(elements: int, runs: int) -> str:
     double = measure(doubled_copy(x, out), x.size, copy, x.size, runs, time.perf_counter)
     plain = measure(lambda: np.multiply(x, np.float32(2), out=out), x.size, copy, x.size, runs, time.process_time)
     speeds: dict[str, float] = {}
-    own = list(table(list(own_cases(x, out)), copy, x.size, runs, speeds))
+    cases = [case for case in own_cases(x, out) if only in case.name]
+    if only:
+        return "\n".join(table(cases, copy, x.size, runs, speeds))
+    own = list(table(cases, copy, x.size, runs, speeds))
     peers, ahead, notes = peer_table(x, copy, x.size, runs, speeds)
     first = ", ".join(f"{text} {first_call(text):.2f} s" for text in FIRST_CALLS)
     versions = ", ".join(f"{n} {importlib.import_module(n).__version__}" for n in ("numpy", "numba"))
@@ -313,8 +320,8 @@ def report(elements: int, runs: int) -> str:
         "input, one thread; a second thread gains "
         f"{max(double.speeds) / max(alone.speeds):.2f}. Numbers are medians (extremes) of all runs; one thread in CPU "
         "time; every ratio is to the memcpy timed just before. The gain of two threads is that of the best runs. Peak "
-        "memory is what numpy allocates, over the input; codes and decoded values are fresh arrays, other values go to "
-        f"`out=`. numpy's multiplication by a constant into `out` reaches {spread(plain.ratios)} of memcpy: "
+        "memory is what numpy allocates, over the input; codes are fresh arrays, values go to `out=` unless a line "
+        f"says otherwise. numpy's multiplication by a constant into `out` reaches {spread(plain.ratios)} of memcpy: "
         "it reads each line of `out` before it writes it, which memcpy and our kernels for large results do not.",
         "",
         f"First call in a fresh process, kernels cached, numba's import included (goal 1 s): {first}.",
@@ -347,8 +354,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--elements", type=int, default=1 << 24, help="float32 values in the input")
     parser.add_argument("--runs", type=int, default=9, help="timed runs of each line")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "formats.md")
+    parser.add_argument("--only", default="", help="print the conversions whose names hold this; write no file")
     chosen = parser.parse_args(arguments)
-    text = report(chosen.elements, chosen.runs)
+    text = report(chosen.elements, chosen.runs, chosen.only)
+    if chosen.only:
+        print(text)
+        return 0
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(text)
     print(text, end="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,10 @@ def as_float32(x: Any, what: str = "tensor") -> np.ndarray:
     """
     if is_torch(x):
         x = _from_torch(x, what)
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise MacloomError(f"{what}: must be an array of real numbers with equally long rows ({error})") from error
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise MacloomError(f"{what}: must hold real numbers, not {array.dtype}")
     if array.size == 0:
@@ -52,7 +56,7 @@ def clip_share(clip: float | None) -> np.float32:
     Raises:
         MacloomError: it is not a positive number.
     """
-    if clip is not None and not 0 < clip < float("inf"):
+    if clip is not None and not (isinstance(clip, Real | np.number) and 0 < clip < float("inf")):  # type: ignore[operator]
         raise MacloomError(f"clip: must be positive and finite, not {clip!r}")
     return np.float32(1 if clip is None else clip)
 
@@ -110,6 +114,12 @@ def shares_memory(x: np.ndarray, out: Any) -> bool:
     return isinstance(array, np.ndarray) and np.may_share_memory(x, array)
 
 
+def same_memory(x: np.ndarray, out: Any) -> bool:
+    """Say whether a caller's `out` begins where `x` does."""
+    array = _output_array(out)
+    return array.__array_interface__["data"][0] == x.__array_interface__["data"][0]
+
+
 def spoil(out: Any) -> None:
     """Fill a caller's `out` with NaN, so that what was half done is not taken for a result."""
     array = _output_array(out)
@@ -123,3 +133,11 @@ def check_finite(worst: np.ndarray, name: str) -> None:
     if bits.size and int(bits.max()) >= 0x7F800000:
         what = "NaN" if int(bits.max()) > 0x7F800000 else "infinity"
         raise NonFiniteError(f"format {name!r}: the tensor holds {what}; clean it or choose a format that stores it")
+
+
+def check_number(worst: np.ndarray, name: str) -> None:
+    """Raise if the largest magnitude of any row is NaN; infinities are taken."""
+    if np.isnan(worst).any():
+        raise NonFiniteError(
+            f"format {name!r}: the tensor holds NaN; clean it, or choose a policy and a format that take it"
+        )

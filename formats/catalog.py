@@ -8,7 +8,7 @@ from macloom.errors import MacloomError
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.codebook import Mode
 from macloom.formats.elements.flint import Flint
-from macloom.formats.elements.integer import IntFormat
+from macloom.formats.elements.integer import IntFormat, Range
 from macloom.formats.elements.minifloat import BF16, FP16, FP32, FloatFormat, Specials
 from macloom.formats.families import ANT, BFP, FLOAT, INTEGER, MX
 from macloom.formats.grammar import (
@@ -18,12 +18,20 @@ from macloom.formats.grammar import (
     Options,
     choice_option,
     integer_option,
+    integers,
     scaled,
 )
 from macloom.formats.scales import Grain
 from macloom.formats.tensor import TensorFormat
 from macloom.formats.tensors.block import Block, ScaleRule
 from macloom.formats.tensors.mx_upstream import LibraryRounding, MxUpstream
+
+
+def _signed(width: int) -> Builder:
+    def make(options: Options) -> IntFormat:
+        return IntFormat(width=width, symmetric=choice_option(options, "range", *Range) is Range.SYMMETRIC)
+
+    return integers(make)
 
 
 def _float(
@@ -123,7 +131,9 @@ def _fill() -> None:
     integers = [IntFormat(width=w) for w in range(2, 9)] + [IntFormat(width=w, signed=False) for w in (4, 8)]
     for element in integers:
         summary = f"{element.width}-bit {'symmetric' if element.signed else 'unsigned'} integer"
-        entry = Entry(family=INTEGER, summary=summary, source="common practice", build=scaled(element), words=True)
+        build = _signed(element.width) if element.signed else scaled(element)
+        keys = ("range",) if element.signed else ()
+        entry = Entry(family=INTEGER, summary=summary, source="common practice", build=build, keys=keys, words=True)
         CATALOG.add(element.name, entry)
     flint, ant = Flint(width=4), "Guo et al., ANT, MICRO 2022"
     entry = Entry(family=ANT, summary="4-bit float-integer hybrid", source=ant, build=scaled(flint), words=True)

@@ -30,7 +30,8 @@ def format_summary(fmt: TensorFormat) -> dict[str, Any]:
     """Return the facts of a format that fit on a line.
 
     Bits per element are those of a 4096 x 4096 tensor, scales and padding included; the largest value
-    is before scaling. A decoder of 0 bits means that codes are operands.
+    is before scaling. A decoder of 0 bits means that codes are operands. What follows from codes is None where a
+    format has none.
 
     >>> from macloom.formats import get_format
     >>> format_summary(get_format("mxfp4"))["bits_per_element"]
@@ -40,14 +41,14 @@ def format_summary(fmt: TensorFormat) -> dict[str, Any]:
     return {
         "format": fmt.name,
         "family": entry.family.key,
-        "bits_per_element": fmt.bits_per_element(),
-        "code_bits": fmt.code_bits,
+        "bits_per_element": fmt.bits_per_element() if fmt.stores else None,
+        "code_bits": fmt.code_bits if fmt.stores else None,
         "block": fmt.block,
-        "max_value": max(element.max_value for element in element_formats(fmt).values()),
-        "significand_bits": fmt.operand.significand_bits,
-        "exponent_bits": fmt.operand.exponent_bits,
-        "decoder_bits": fmt.decoder_bits,
-        "datapath": datapath(fmt).kind.value,
+        "max_value": fmt.largest_value,
+        "significand_bits": fmt.operand.significand_bits if fmt.stores else None,
+        "exponent_bits": fmt.operand.exponent_bits if fmt.stores else None,
+        "decoder_bits": fmt.decoder_bits if fmt.stores else None,
+        "datapath": datapath(fmt).kind.value if fmt.stores else None,
         "summary": entry.summary,
     }
 
@@ -77,6 +78,8 @@ def fixed_elements(fmt: TensorFormat) -> dict[str, ElementFormat]:
     if len(elements) > 1:
         return elements
     element = fmt.element
+    if not fmt.stores:
+        return {}
     if element.bits > MAX_TABLE_BITS:
         return elements
     encoded = _probe(fmt)
@@ -164,7 +167,7 @@ def describe(fmt: TensorFormat) -> dict[str, Any]:
         "source": entry.source,
         "options": format_options(fmt),
         "policies": list(POLICY_KEYS) if takes_policies(fmt) else [],
-        "hardware": datapath(fmt).to_dict(),
+        "hardware": datapath(fmt).to_dict() if fmt.stores else None,
         **code_tables(fmt),
         "definitions": definitions(fmt),
     }

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 import numpy as np
 
-from macloom.errors import MacloomError
+from macloom.errors import MacloomError, unknown
 from macloom.formats.policy import NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
 
 MAX_TABLE_BITS = 16
+E = TypeVar("E", bound=StrEnum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,14 @@ def prefer_upper_on_tie(lower: float, upper: float, lower_code: int, upper_code:
     if roundness(lower) != roundness(upper):
         return roundness(upper) > roundness(lower)
     return abs(upper) < abs(lower)
+
+
+def _named(kind: type[E], what: str, value: E | str) -> E:
+    """Return a policy by its name."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise unknown(what, str(value), [str(member) for member in kind]) from None
 
 
 class ElementFormat(ABC):
@@ -219,6 +230,8 @@ class ElementFormat(ABC):
             MacloomError: a code lies outside [0, 2**bits).
         """
         codes = np.asarray(codes)
+        if codes.dtype.kind not in "uib" and codes.size:
+            raise MacloomError(f"format {self.name!r}: codes must be integers, not {codes.dtype}")
         if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= 1 << self.bits):
             bad = codes[(codes < 0) | (codes >= 1 << self.bits)].flat[0]
             raise MacloomError(f"format {self.name!r}: code {int(bad)} is not in [0, {1 << self.bits})")
@@ -249,14 +262,17 @@ class ElementFormat(ABC):
         from macloom.formats.conversion import encode_under
 
         policy = Policy(
-            rounding=Rounding(rounding or self.default_rounding),
-            overflow=Overflow(overflow),
-            nan=NanPolicy(nan),
-            zero=ZeroPolicy(zero),
+            rounding=_named(Rounding, "rounding", rounding or self.default_rounding),
+            overflow=_named(Overflow, "overflow", overflow),
+            nan=_named(NanPolicy, "nan", nan),
+            zero=_named(ZeroPolicy, "zero", zero),
             draw_bits=draw_bits,
             rng=rng,
         )
-        return encode_under(self, np.asarray(x), policy)
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+            raise MacloomError(f"tensor: must hold real numbers, not {array.dtype}")
+        return encode_under(self, array, policy)
 
     def quantize(
         self,
@@ -279,6 +295,7 @@ def check_overflow_policy(element: ElementFormat, overflow: Overflow) -> None:
     if overflow is Overflow.WRAP:
         raise MacloomError(f"overflow: 'wrap' belongs to integers, not to format {element.name!r}; use 'saturate'")
     if overflow is Overflow.TO_INF and not element.infinity:
-        raise MacloomError(f"overflow: format {element.name!r} has no infinity; use 'saturate' or 'to_nan'")
+        others = "'saturate'" if element.nan_code is None else "'saturate' or 'to_nan'"
+        raise MacloomError(f"overflow: format {element.name!r} has no infinity; use {others}")
     if overflow is Overflow.TO_NAN and element.nan_code is None:
         raise MacloomError(f"overflow: format {element.name!r} has no NaN; use 'saturate'")

@@ -208,6 +208,17 @@ def scaled(element: ElementFormat, default: Grain = Grain.TENSOR) -> Builder:
     return build
 
 
+def integers(make: Callable[[Options], IntFormat]) -> Builder:
+    """Return the builder of scaled tensors of integers; those that use every code are scaled to all of them."""
+
+    def build(name: str, options: Options) -> TensorFormat:
+        element = make(options)
+        made = scaled(element)(name, options)
+        return replace(made, full_range=element.signed and not element.symmetric)  # type: ignore[type-var]
+
+    return build
+
+
 def list_formats() -> list[str]:
     """Return the catalog names that `get_format` knows, without options.
 

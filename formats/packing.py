@@ -12,6 +12,22 @@ def packed_row_bytes(length: int, bits: int) -> int:
     return -(-length * bits // 8)
 
 
+def largest_code(codes: np.ndarray) -> int:
+    """Return the largest of unsigned codes (any shape), 0 of none.
+
+    >>> largest_code(np.array([[3, 14], [15, 9]], np.uint8))
+    15
+    """
+    if codes.dtype not in (np.uint8, np.uint16) or not codes.flags.c_contiguous or codes.size == 0:
+        return int(codes.max(initial=0))
+    from macloom.formats.kernels.packing import largest_codes
+
+    rows = codes.reshape(-1, codes.shape[-1] if codes.ndim else 1)
+    found = np.empty(len(rows), np.uint32)
+    run_rows(largest_codes, len(rows), rows.size, rows, found)
+    return int(found.max())
+
+
 def pack(codes: np.ndarray, bits: int, first_high: bool = False) -> np.ndarray:
     """Pack codes (rows x length) into bytes (rows x bytes), the first element in the lowest bits.
 

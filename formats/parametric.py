@@ -10,7 +10,7 @@ from macloom.formats.element import ElementFormat
 from macloom.formats.elements.adaptivfloat import AdaptivFloat, AdaptivScaled, Definition
 from macloom.formats.elements.decoded import table_option
 from macloom.formats.elements.flint import Flint
-from macloom.formats.elements.integer import IntFormat
+from macloom.formats.elements.integer import IntFormat, Range
 from macloom.formats.elements.logarithmic import Domain, LogFormat, UnitLog
 from macloom.formats.elements.minifloat import FloatFormat, Specials
 from macloom.formats.elements.posit import Posit
@@ -26,6 +26,7 @@ from macloom.formats.grammar import (
     choice_option,
     granularity_option,
     integer_option,
+    integers,
     scaled,
 )
 from macloom.formats.outliers.sparse_options import number_option
@@ -41,18 +42,11 @@ class Answer(StrEnum):
     NO = "no"
 
 
-class Range(StrEnum):
-    """SYMMETRIC: the most negative code is not written. FULL: it is."""
-
-    SYMMETRIC = "symmetric"
-    FULL = "full"
-
-
 def _signed(options: Options) -> bool:
     return choice_option(options, "signed", *Answer) is Answer.YES
 
 
-def _integer(options: Options) -> ElementFormat:
+def _integer(options: Options) -> IntFormat:
     signed, span = _signed(options), choice_option(options, "range", *Range)
     if "range" in options and not signed:
         raise MacloomError("format option range: belongs to signed integers")
@@ -149,7 +143,7 @@ def _add(
 def _fill() -> None:
     ant = "Guo et al., ANT, MICRO 2022"
     _add(
-        "int", INTEGER, _of(_integer), "any integer of 2 to 16 bits (bits=, signed=, range=)", "common practice",
+        "int", INTEGER, integers(_integer), "any integer of 2 to 16 bits (bits=, signed=, range=)", "common practice",
         "bits", "signed", "range", explains=(Range,),
     )  # fmt: skip
     _add(

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from macloom.formats.arrays import check_finite
+from macloom._numba import available
+from macloom.errors import MacloomError
+from macloom.formats.arrays import NonFiniteError, check_finite, check_number
 from macloom.formats.conversion import drop_negative_zero, encode_under
+from macloom.formats.draws import draw_parts
 from macloom.formats.element import ElementFormat
 from macloom.formats.grid import lookup_table
-from macloom.formats.policy import DEFAULT_POLICY, NanPolicy, Overflow, Policy, Rounding, ZeroPolicy
-from macloom.formats.threads import one_ahead, run_rows
+from macloom.formats.policy import DEFAULT_POLICY, Overflow, Policy, Rounding, ZeroPolicy
+from macloom.formats.threads import run_rows
 
 # Elements that the ways without a kernel, and the draws of stochastic rounding, take at a time.
 CHUNK, DRAWN = 1 << 16, 1 << 18
@@ -172,16 +175,19 @@ def _round(
     plain = policy.overflow is Overflow.SATURATE
     steps = steps_of(element) if plain else None
     random = rounding is Rounding.STOCHASTIC
-    table = lookup_table(element, rounding) if plain and steps is None and not random else None
+    rounds_by_adding = steps is not None and rounding is Rounding.NEAREST_EVEN and steps.adder_rounds
+    # Without compiled loops, which round by rule as fast, a table is several times faster.
+    by_table = plain and not random and (steps is None or not (rounds_by_adding or available()))
+    table = lookup_table(element, rounding) if by_table else None
     worst = np.empty(rows.shape[0], np.uint32)
     common = rows.shape[0], rows.size, rows, scales, block
-    if steps is not None and rounding is Rounding.NEAREST_EVEN and steps.adder_rounds:
+    if steps is not None and rounds_by_adding:
         grid = steps.min_bits, steps.lift, steps.low, steps.high
         if coded:
             run_rows(step_kernels.step_codes, *common, steps.shift, *grid, *steps.sign(policy.zero), out, worst)
         else:
             run_rows(step_kernels.round_steps, *common, *grid, steps.zero(policy.zero), out, worst)
-    elif steps is not None:
+    elif steps is not None and table is None:
         last = steps.sign(policy.zero) if coded else (steps.zero(policy.zero),)
         kernel = step_kernels.direct_codes if coded else step_kernels.direct_steps
         grid = (
@@ -189,9 +195,9 @@ def _round(
             *steps.limits(rounding),
         )
         if random:
-            _in_chunks(kernel, rows, scales, block, grid, last, policy, out, worst)
+            _with_draws(kernel, rows, scales, block, grid, last, policy, out, worst)
         else:
-            run_rows(kernel, *common, *grid, None, 1, *last, out, worst)
+            run_rows(kernel, *common, *grid, None, 0, 1, *last, out, worst)
     elif table is not None:
         entries = table.wide_codes if coded else table.values
         kernel = kernels.lookup_codes if coded else kernels.lookup_values
@@ -204,7 +210,7 @@ def _round(
     check_finite(worst, name)
 
 
-def _in_chunks(
+def _with_draws(
     kernel: Any,
     rows: np.ndarray,
     scales: np.ndarray,
@@ -215,20 +221,19 @@ def _in_chunks(
     out: np.ndarray,
     worst: np.ndarray,
 ) -> None:
-    """Run a kernel over chunks of whole rows, each with the draws of its elements in row-major order.
-
-    While one chunk is rounded, another thread draws for the next.
-    """
-    count = max(1, DRAWN // rows.shape[1])
+    """Run a kernel over chunks of whole rows, each with the draws of its elements in row-major order."""
+    length = rows.shape[1]
+    count = max(1, DRAWN // length)
     # Draws come four to a word, so that only chunks of whole words leave the order as it is.
-    count = count if rows.shape[1] % 4 == 0 else -(-count // 4) * 4
-    parts = [slice(first, min(first + count, rows.shape[0])) for first in range(0, rows.shape[0], count)]
-    for part, draws in zip(parts, one_ahead(policy.draw, [rows[part].size for part in parts]), strict=True):
-        chunk = rows[part]
-        kernel(
-            *(0, chunk.shape[0], chunk, scales[part], block, *grid),
-            *(draws, policy.draw_bits, *last, out[part], worst[part]),
-        )
+    count = count if length % 4 == 0 else -(-count // 4) * 4
+    starts = range(0, rows.shape[0], count)
+
+    def use(index: int, draws: np.ndarray) -> None:
+        start = starts[index]
+        stop = min(start + count, rows.shape[0])
+        kernel(start, stop, rows, scales, block, *grid, draws, start * length, policy.draw_bits, *last, out, worst)
+
+    draw_parts(policy, [min(count, rows.shape[0] - start) * length for start in starts], use)
 
 
 def _without_kernel(
@@ -242,9 +247,7 @@ def _without_kernel(
     coded: bool,
 ) -> None:
     """Convert chunks of whole rows by the general encoder; NaN and infinities pass where the policy takes them."""
-    lenient = policy is not DEFAULT_POLICY and (
-        policy.overflow not in (Overflow.SATURATE, Overflow.WRAP) and policy.nan is NanPolicy.PROPAGATE
-    )
+    lenient = policy.overflow not in (Overflow.SATURATE, Overflow.WRAP)
     count = max(1, CHUNK // rows.shape[1])
     count = count if rows.shape[1] % 4 == 0 else -(-count // 4) * 4
     for first in range(0, rows.shape[0], count):
@@ -252,12 +255,18 @@ def _without_kernel(
         if not lenient:
             check_finite(np.abs(chunk), name)
         spread = np.repeat(scales[first : first + count], block, axis=1)[:, : rows.shape[1]]
-        codes = encode_under(element, chunk / spread, policy)
+        try:
+            codes = encode_under(element, chunk / spread, policy)
+        except NonFiniteError:
+            check_number(np.abs(chunk), name)  # says it of the tensor's format
+            raise
         out[first : first + count] = codes if coded else element.decode(codes) * spread
 
 
-def decode_rows(element: ElementFormat, codes: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray:
-    """Return float32 element values times their segment's scale, rows x length.
+def decode_rows(
+    element: ElementFormat, codes: np.ndarray, scales: np.ndarray, block: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return float32 element values times their segment's scale, rows x length, in `out` if there is one.
 
     Raises:
         MacloomError: a code lies outside [0, 2**bits).
@@ -268,7 +277,14 @@ def decode_rows(element: ElementFormat, codes: np.ndarray, scales: np.ndarray, b
         element.decode(codes)  # refuses what no code is
         codes = codes.astype(element.code_dtype)
     codes, scales = np.ascontiguousarray(codes), np.ascontiguousarray(scales, np.float32)
-    values, worst = np.empty(codes.shape, np.float32), np.empty(codes.shape[0], np.uint32)
+    if out is not None and out.shape != codes.shape:
+        raise MacloomError(f"codes: must be {out.shape} for rows of that shape, not {codes.shape}")
+    if len(scales) != len(codes) or not 0 <= scales.shape[1] * block - codes.shape[1] < block:
+        raise MacloomError(
+            f"scales: must be one for {block} elements of each row, not {scales.shape} for codes {codes.shape}"
+        )
+    values = np.empty(codes.shape, np.float32) if out is None else out
+    worst = np.empty(codes.shape[0], np.uint32)
     run_rows(decode_codes, codes.shape[0], codes.size, codes, scales, block, element.float32_values, values, worst)
     if worst.size and int(worst.max()) >= 1 << element.bits:
         element.decode(codes)  # says which code is wrong

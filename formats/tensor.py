@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,17 +16,20 @@ from macloom.formats.arrays import (
     NonFiniteError,
     as_float32,
     check_finite,
+    check_number,
     clip_share,
     is_torch,
     like,
+    output_for,
     rows_of,
+    same_memory,
     shares_memory,
     spoil,
 )
 from macloom.formats.element import ElementFormat, OperandClass
 from macloom.formats.operand import Operand, SparseMatrix
-from macloom.formats.packing import pack, packed_row_bytes, unpack
-from macloom.formats.policy import DEFAULT_POLICY, NO_GENERATOR, Overflow, Policy, Rounding
+from macloom.formats.packing import largest_code, pack, packed_row_bytes, unpack
+from macloom.formats.policy import DEFAULT_POLICY, NO_GENERATOR, NanPolicy, Overflow, Policy, Rounding
 from macloom.formats.scales import ScaleFormat, require_stored
 from macloom.formats.threads import run_rows
 
@@ -64,19 +68,49 @@ class Encoded:
         """Stored bits of this very tensor: codes, scales, padding and side data."""
         return self.format.encoded_bits(self)
 
-    def decode(self) -> Any:
+    def decode(self, out: Any = None) -> Any:
         """Return the float32 values, numpy or torch (on the CPU) as the tensor came.
 
+        Args:
+            out: contiguous float32 tensor of the same shape, numpy or torch, to write to. A fresh one costs
+                more than the decoding, for the system clears its memory; an old one does not.
+
         Raises:
-            MacloomError: a code lies outside [0, 2**code_bits), or the scales do not fit the tensor.
+            MacloomError: a code lies outside [0, 2**code_bits), the scales do not fit the tensor (`out` then
+                is NaN), or `out` has another shape or type.
         """
-        self.check_codes()
-        return _return(self.format.decode(self), self.torch)
+        if out is None:
+            self.check_codes()
+            return _return(self.format.decode(self), self.torch)
+        array = output_for(None, out, self.shape)
+        if any(np.may_share_memory(array, part) for part in (self.elements, self.scales)):
+            raise MacloomError("out: must not be the memory of the codes or scales; pass a fresh array")
+        try:
+            self.check_codes()
+            if _own_decoder(type(self.format)):
+                np.copyto(array, self.format.decode(self))
+            else:
+                self.format.decode_to(self, array)
+        except MacloomError:
+            spoil(out)
+            raise
+        return out
 
     def check_codes(self) -> None:
         """Raise if an element's code has more bits than the format stores."""
-        width = self.format.code_bits
-        if width < 8 * self.elements.itemsize and self.elements.size and int(self.elements.max()) >> width:
+        elements, width = self.elements, self.format.code_bits
+        if not isinstance(elements, np.ndarray) or elements.dtype.kind not in "ui":
+            kind = elements.dtype if isinstance(elements, np.ndarray) else type(elements).__name__
+            raise MacloomError(f"format {self.format.name!r}: codes must be an array of unsigned integers, not {kind}")
+        expected = self.format.element_shape(self.shape)
+        if expected is not None and elements.shape != expected:
+            raise MacloomError(
+                f"format {self.format.name!r}: codes must have shape {expected} for a tensor of {self.shape}, "
+                f"not {elements.shape}"
+            )
+        if elements.dtype.kind == "i" and int(elements.min(initial=0)) < 0:
+            raise MacloomError(f"format {self.format.name!r}: code {int(elements.min())} is not in [0, {1 << width})")
+        if width < 8 * self.elements.itemsize and largest_code(self.elements) >> width:
             bad = int(self.elements[self.elements >> width != 0].flat[0])
             raise MacloomError(f"format {self.format.name!r}: code {bad} is not in [0, {1 << width})")
 
@@ -108,6 +142,11 @@ def _largest(x: np.ndarray) -> np.ndarray:
     return out
 
 
+def _own_decoder(kind: type) -> bool:
+    """Say whether a class changes the `decode` of the class whose `decode_to` it inherits."""
+    return next("decode_to" not in vars(c) for c in kind.__mro__ if {"decode", "decode_to"} & vars(c).keys())
+
+
 class TensorFormat(ABC):
     """How a tensor of any shape is stored; the last axis is the reduction axis of a GEMM.
 
@@ -133,6 +172,11 @@ class TensorFormat(ABC):
     def static_scale(self) -> bool:
         """Whether one scale serves the whole tensor, so that calibration may fix it beforehand."""
         return False
+
+    @property
+    def stores(self) -> bool:
+        """Whether there is a stored form; a model of released code may know values alone."""
+        return True
 
     @property
     def scale_storage(self) -> ScaleFormat | None:
@@ -166,6 +210,10 @@ class TensorFormat(ABC):
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         """Return the bits that the scales of a tensor of this shape take."""
 
+    def decode_to(self, encoded: Encoded, out: np.ndarray) -> None:
+        """Write what `decode` returns to `out`, contiguous float32 of the tensor's shape."""
+        np.copyto(out, self.decode(encoded))
+
     def _encode_at_once(self, x: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32] | None:
         """Return what calibrating and encoding would, in one pass, where the format has one."""
         return None
@@ -185,6 +233,10 @@ class TensorFormat(ABC):
             if random and self.policy.rng is None:
                 raise MacloomError(NO_GENERATOR)
             return self
+        if not isinstance(rng, np.random.Generator):
+            raise MacloomError(
+                f"rng: must be a numpy.random.Generator, not {type(rng).__name__}; use default_rng(seed)"
+            )
         if not random:
             raise MacloomError(f"format {self.name!r}: takes no rng; only rounding=stochastic draws")
         return replace(self, policy=replace(self.policy, rng=rng))  # type: ignore[type-var]
@@ -199,6 +251,11 @@ class TensorFormat(ABC):
     def operand(self) -> OperandClass:
         """What a processing element multiplies after decoding."""
         return self.element.operand
+
+    @property
+    def largest_value(self) -> float:
+        """The largest value before scaling, outliers included."""
+        return self.element.max_value
 
     @property
     def max_unit(self) -> int:
@@ -219,6 +276,11 @@ class TensorFormat(ABC):
         """Return how many codes a row of `length` elements is stored as."""
         return length
 
+    def element_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape of the codes of a tensor of `shape`; None where codes are arranged otherwise."""
+        codes = self.row_codes(shape[-1] if shape else 1)
+        return (*shape[:-1], codes) if shape or codes > 1 else ()
+
     def storage_bits(self, shape: tuple[int, ...]) -> int:
         """Return the exact stored bits of a tensor of `shape`: codes, scales, byte-aligned rows.
 
@@ -226,7 +288,9 @@ class TensorFormat(ABC):
         >>> get_format("mxfp4").storage_bits((2, 64)), get_format("int4").storage_bits((2, 64))
         (544, 544)
         """
-        rows = int(np.prod(shape[:-1], dtype=np.int64)) if shape else 1
+        if any(not isinstance(size, int | np.integer) or size < 0 for size in shape):
+            raise MacloomError(f"shape: must be integers of 0 or more, not {tuple(shape)}")
+        rows = math.prod(int(size) for size in shape[:-1])
         length = shape[-1] if shape else 1
         return rows * 8 * packed_row_bytes(self.row_codes(length), self.code_bits) + self.scale_bits(
             tuple(shape) or (1,)
@@ -299,8 +363,12 @@ class TensorFormat(ABC):
         """Return what `quantize` does, of a tensor that requires no gradient."""
         array, drawing = as_float32(x), self.drawing(rng)
         in_place = out is not None and shares_memory(array, out)
+        if in_place and not same_memory(array, out):
+            raise MacloomError("out: must be the input itself or memory apart from it, not a part that overlaps it")
         if in_place and self.policy.overflow in (Overflow.SATURATE, Overflow.WRAP):
             check_finite(_largest(array), self.name)
+        elif in_place and (self.policy.nan is NanPolicy.ERROR or self.element.nan_code is None):
+            check_number(_largest(array), self.name)
         try:
             result = drawing._quantize_at_once(array, float(clip_share(clip)), out, x) if scale is None else None
             if result is None:
@@ -332,7 +400,10 @@ class TensorFormat(ABC):
         """
         length = self.row_codes(shape[-1] if shape else 1)
         expected = (*shape[:-1], packed_row_bytes(length, self.code_bits))
-        codes = np.asarray(codes, np.uint8)
+        codes = np.asarray(codes)
+        if codes.dtype.kind not in "ui" or (codes.size and not 0 <= int(codes.min()) <= int(codes.max()) <= 255):
+            raise MacloomError(f"codes: must be bytes, integers from 0 to 255, not {codes.dtype} beyond that")
+        codes = codes.astype(np.uint8, copy=False)
         if codes.shape != expected:
             raise MacloomError(f"codes: must have shape {expected} for a tensor of {tuple(shape)}, not {codes.shape}")
         rows = unpack(codes.reshape(-1, expected[-1]), self.code_bits, length, self.first_high)

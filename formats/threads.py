@@ -49,11 +49,18 @@ def run_rows(kernel: Callable[..., Any], rows: int, elements: int, *arguments: A
         kernel(0, rows, *arguments)
         return
     parts = min(rows, count * PARTS)
-    waiting = iter(list(pairwise(rows * i // parts for i in range(parts + 1))))
+    bounds = list(pairwise(rows * i // parts for i in range(parts + 1)))
+    run_each(count, bounds, lambda: lambda part: kernel(*part, *arguments))
+
+
+def run_each(count: int, items: Sequence[T], worker: Callable[[], Callable[[T], object]]) -> None:
+    """Hand the items to `count` threads, in order; each makes itself a `worker()` and calls that with its items."""
+    waiting = iter(items)
 
     def work() -> None:
-        for start, stop in waiting:  # one thread at a time takes the next, whoever is free
-            kernel(start, stop, *arguments)
+        call = worker()
+        for item in waiting:  # one thread at a time takes the next, whoever is free
+            call(item)
 
     futures = [_pool(count - 1).submit(work) for _ in range(count - 1)]
     try:

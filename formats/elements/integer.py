@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 from macloom.errors import MacloomError
 from macloom.formats.element import MAX_TABLE_BITS, ElementFormat, OperandClass
+
+
+class Range(StrEnum):
+    """SYMMETRIC leaves the most negative code unused. FULL writes it, and puts the largest magnitude on 2**(b-1)."""
+
+    SYMMETRIC = "symmetric"
+    FULL = "full"
 
 
 @dataclass(frozen=True, kw_only=True)

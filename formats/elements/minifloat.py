@@ -60,6 +60,12 @@ class FloatFormat(ElementFormat):
             raise MacloomError(
                 f"float {self.label!r}: must have at most {MAX_TABLE_BITS} bits or be float32 (E8M23), not {self.bits}"
             )
+        # Tensors are float32; E8 without infinities has the one binade beyond it.
+        if self.min_exponent - self.mantissa_bits * self.zero < -149 or self._top_exponent > 128:
+            raise MacloomError(
+                f"float.bias: must keep the values of E{self.exponent_bits}M{self.mantissa_bits} "
+                f"from 2**-149 to 2**129, which {self.bias!r} does not"
+            )
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -78,6 +84,12 @@ class FloatFormat(ElementFormat):
     def max_exponent(self) -> int:
         """Exponent of the largest finite value (emax of the standards)."""
         return math.frexp(self.max_value)[1] - 1
+
+    @property
+    def _top_exponent(self) -> int:
+        """Exponent of the largest finite value, from the fields."""
+        ends_early = self.specials is Specials.IEEE or (self.specials is Specials.FN and self.mantissa_bits == 0)
+        return (1 << self.exponent_bits) - 1 - ends_early - self._bias
 
     @property
     def _bias(self) -> int:

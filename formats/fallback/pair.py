@@ -48,34 +48,54 @@ def _scaled_pairs(
         yield replace(piece, size=values.shape[2]), values, scale, values / scale
 
 
-def table_roles(
-    values: np.ndarray, scaled: np.ndarray, shift: int, table: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the table's entries, and which elements stay outliers or are victims by them."""
-    entry = np.take(table, cells(scaled.view(U32), shift, None), mode="clip")
-    return entry, *roles(values, entry >> U32(16) != 0)
+def flagged_pairs(outlier: np.ndarray) -> np.ndarray:
+    """Return the numbers of the pairs with an outlier, in order; few of all, so that they are done by themselves."""
+    return np.flatnonzero(np.ascontiguousarray(outlier).reshape(-1).view(np.uint16))
+
+
+def of_pairs(array: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return both elements of some pairs: a copy, pairs x 2."""
+    return array.reshape(-1, 2)[pairs]
+
+
+def scale_of_pairs(scale: Any, values: np.ndarray, pairs: np.ndarray) -> Any:
+    """Return the scales of some pairs, pairs x 1, where each last axis of `values` has one."""
+    return scale if np.ndim(scale) == 0 else scale.reshape(-1)[pairs // (values.shape[-1] // 2)][:, None]
 
 
 def pair_codes(start, stop, x, scales, block, shift, table, victim, out, worst):
     """Write the slot codes of pairs."""
     with np.errstate(all="ignore"):
         for piece, values, _, scaled in _scaled_pairs(start, stop, x, scales, block, worst):
-            entry, stays, goes = table_roles(values, scaled, shift, table)
-            code = np.where(stays, entry >> U32(8), entry) & BYTE
-            piece.of(out)[...] = np.where(goes, U32(victim), code)
+            entry = np.take(table, cells(scaled.view(U32), shift, None), mode="clip")
+            code, pairs = entry.astype(np.uint8), flagged_pairs(entry > 0xFFFF)
+            own = of_pairs(entry, pairs)
+            stays, goes = roles(of_pairs(values, pairs), own > 0xFFFF)
+            chosen = np.where(goes, U32(victim), np.where(stays, own >> U32(8), own) & BYTE)
+            code.reshape(-1, 2)[pairs] = chosen
+            piece.of(out)[...] = code
 
 
-def entry_values(entry: np.ndarray, stays: np.ndarray, goes: np.ndarray, scale: Any, values: np.ndarray) -> np.ndarray:
-    """Return the float32 values that table entries stand for."""
-    code = np.where(stays, ((entry >> U32(8)) & BYTE) | U32(256), entry & BYTE)
-    return np.where(goes, F32(0), np.take(values, code, mode="clip") * scale)
+def entry_values(
+    values: np.ndarray, scale: Any, scaled: np.ndarray, shift: int, table: np.ndarray, of_code: np.ndarray
+):
+    """Return the float32 values of pairs that a table looks up; `of_code` as in `pair_values`."""
+    entry = np.take(table, cells(scaled.view(U32), shift, None), mode="clip")
+    found = np.take(of_code, entry.astype(np.uint8)) * scale
+    pairs = flagged_pairs(entry > 0xFFFF)
+    own = of_pairs(entry, pairs)
+    stays, goes = roles(of_pairs(values, pairs), own > 0xFFFF)
+    code = np.where(stays, ((own >> U32(8)) & BYTE) | U32(256), own & BYTE)
+    wide = np.where(goes, F32(0), np.take(of_code, code, mode="clip") * scale_of_pairs(scale, values, pairs))
+    found.reshape(-1, 2)[pairs] = wide
+    return found
 
 
 def pair_values(start, stop, x, scales, block, shift, table, values, out, worst):
     """Write the values of pairs; `values` gives that of each normal code, and from 256 on of each outlier code."""
     with np.errstate(all="ignore"):
         for piece, elements, scale, scaled in _scaled_pairs(start, stop, x, scales, block, worst):
-            found = entry_values(*table_roles(elements, scaled, shift, table), scale, values)
+            found = entry_values(elements, scale, scaled, shift, table, values)
             own = _own(piece, x)
             own.of(out)[...] = found[..., : own.size]
 
@@ -99,24 +119,38 @@ def whole_pair_codes(start, stop, x, scales, block, boundary, whole, wide, victi
     shift, wide_low, wide_high, base_code, sign_shift, sign_bit = wide
     with np.errstate(all="ignore"):
         for piece, values, _, scaled in _scaled_pairs(start, stop, x, scales, block, worst):
-            bits = scaled.view(U32)
-            stays, goes = roles(values, np.abs(scaled) > boundary)
+            outside = np.abs(scaled) > boundary
+            pairs = flagged_pairs(outside)
+            bits = of_pairs(scaled, pairs).view(U32)
+            stays, goes = roles(of_pairs(values, pairs), of_pairs(outside, pairs))
             outlier = _widely(bits, shift, wide_low, wide_high) - U32(base_code)
             outlier |= (bits >> U32(sign_shift)) & U32(sign_bit)
-            normal = (np.clip(scaled, low, high) + WHOLE).view(U32) & U32(mask)
-            piece.of(out)[...] = np.where(goes, U32(victim), np.where(stays, outlier, normal))
+            np.clip(scaled, low, high, out=scaled)
+            np.add(scaled, WHOLE, out=scaled)
+            normal = scaled.view(U32)
+            np.bitwise_and(normal, U32(mask), out=normal)
+            own = of_pairs(normal, pairs)
+            normal.reshape(-1, 2)[pairs] = np.where(goes, U32(victim), np.where(stays, outlier, own))
+            piece.of(out)[...] = normal
 
 
 def whole_values(
     values: np.ndarray, scale: Any, scaled: np.ndarray, boundary: Any, whole: tuple[Any, ...], wide: tuple[Any, ...]
 ) -> np.ndarray:
-    """Return the values of pairs whose normal values are integers."""
+    """Return the values of pairs whose normal values are integers, in `scaled`."""
     shift, wide_low, wide_high = wide[:3]
-    bits = scaled.view(U32)
-    stays, goes = roles(values, np.abs(scaled) > boundary)
+    outside = np.abs(scaled) > boundary
+    pairs = flagged_pairs(outside)
+    bits = of_pairs(scaled, pairs).view(U32)
+    stays, goes = roles(of_pairs(values, pairs), of_pairs(outside, pairs))
     outlier = ((_widely(bits, shift, wide_low, wide_high) << U32(shift)) | (bits & SIGN)).view(F32)
-    normal = (np.clip(scaled, whole[0], whole[1]) + WHOLE) - WHOLE
-    return np.where(goes, F32(0), np.where(stays, outlier, normal) * scale)
+    outlier = np.where(goes, F32(0), outlier * scale_of_pairs(scale, values, pairs))
+    np.clip(scaled, whole[0], whole[1], out=scaled)
+    np.add(scaled, WHOLE, out=scaled)
+    np.subtract(scaled, WHOLE, out=scaled)
+    np.multiply(scaled, scale, out=scaled)
+    scaled.reshape(-1, 2)[pairs] = np.where(stays | goes, outlier, of_pairs(scaled, pairs))
+    return scaled
 
 
 def whole_pair_values(start, stop, x, scales, block, boundary, whole, wide, out, worst):
@@ -135,13 +169,15 @@ def decode_pairs(start, stop, codes, scales, block, victim, values, out):
     """
     with np.errstate(all="ignore"):
         for piece in pieces(start, stop, codes.shape[1], scales.shape[1], block):
-            code = piece.of(codes)
-            own = code == victim
-            left, right = own[..., 0::2], own[..., 1::2]
-            goes, wide = own.copy(), np.empty(own.shape, bool)
-            goes[..., 1::2] = right & ~left
-            wide[..., 0::2], wide[..., 1::2] = right & ~left, left
-            index = np.where(wide, code.astype(np.intp) + 256, code)
-            found = np.where(goes, F32(0), np.take(values, index, mode="clip") * piece.per_segment(scales))
+            code, scale = piece.of(codes), piece.per_segment(scales)
+            found = np.take(values, code) * scale
+            marked = code == victim
+            pairs = flagged_pairs(marked)
+            own = of_pairs(marked, pairs)
+            left = own[:, 0]
+            goes, wide = np.stack((left, ~left), axis=1), np.stack((~left, left), axis=1)
+            index = np.where(wide, of_pairs(code, pairs) + np.intp(256), 0)
+            outliers = np.take(values, index, mode="clip") * scale_of_pairs(scale, code, pairs)
+            found.reshape(-1, 2)[pairs] = np.where(goes, F32(0), outliers)
             kept = _own(piece, out)
             kept.of(out)[...] = found[..., : kept.size]

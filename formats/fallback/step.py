@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -124,46 +125,74 @@ def step_codes(
             )
 
 
+def _by_pattern(
+    bits: np.ndarray, shift: int, limit_odd: Any, limit_even: Any, drawn: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return values and codes of magnitudes' patterns on a grid whose codes are the leading bits of float32."""
+    code, unit = bits >> U32(shift), 1 << int(shift)
+    rest = np.bitwise_and(bits, U32(unit - 1), out=bits)
+    if drawn is not None:
+        up = rest > drawn * F32(unit)
+    elif limit_odd is None:
+        up = rest > U32(limit_even * unit)
+    else:
+        odd, even = int(limit_odd * unit), int(limit_even * unit)
+        limit = np.multiply(code & U32(1), U32((odd - even) & 0xFFFFFFFF))
+        up = rest > np.add(limit, U32(even), out=limit)
+    np.add(code, up, out=code)
+    return (code << U32(shift)).view(F32), code
+
+
 def _directed(
-    scaled: np.ndarray, shift: int, min_bits: int, lift: int, far_bits: int | None, step_scale: Any, low: Any,
-    high: Any, limit_odd: Any, limit_even: Any, drawn: np.ndarray | None,
+    scaled: np.ndarray, scratch: np.ndarray, shift: int, min_bits: int, lift: int, far_bits: int | None,
+    step_scale: Any, low: Any, high: Any, limit_odd: Any, limit_even: Any, drawn: np.ndarray | None, coded: bool,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Round magnitudes by rule: return the values and their codes, both without sign."""
-    bits = np.minimum(np.maximum(scaled, low), high).view(U32) & MAGNITUDE
+    """Round magnitudes by rule: return the values and, with `coded`, their codes, both without sign."""
+    magnitude = np.clip(scaled, low, high, out=scratch)
+    bits = np.bitwise_and(magnitude.view(U32), MAGNITUDE, out=magnitude.view(U32))
+    if min_bits == 1 << 23:
+        return _by_pattern(bits, shift, limit_odd, limit_even, drawn)
     far = None if far_bits is None else bits >= U32(far_bits)
     if far is not None:
-        bits = bits - far * FAR_BITS
-    magnitude = bits.view(F32)
-    exponent = np.maximum(bits & EXPONENT, U32(min_bits))
+        np.subtract(bits, far * FAR_BITS, out=bits)
+    exponent = np.bitwise_and(bits, EXPONENT)
+    np.maximum(exponent, U32(min_bits), out=exponent)
     magic_bits = exponent + U32(lift)
     magic, step = magic_bits.view(F32), exponent.view(F32) * step_scale
-    floor = (magnitude + magic) - magic
-    floor = floor - (floor > magnitude) * step
-    code = ((floor + magic).view(U32) - magic_bits) + ((exponent - U32(min_bits)) >> U32(shift))
-    rest = magnitude - floor
+    floor = np.add(magnitude, magic)
+    np.subtract(floor, magic, out=floor)
+    np.subtract(floor, (floor > magnitude) * step, out=floor)
+    code = exponent
+    if coded or (drawn is None and limit_odd is not None):
+        np.right_shift(np.subtract(exponent, U32(min_bits), out=code), U32(shift), out=code)
+        np.add(code, (floor + magic).view(U32) - magic_bits, out=code)
+    rest = np.subtract(magnitude, floor, out=magnitude)
     if drawn is not None:
-        up = rest > drawn * step
+        up = rest > np.multiply(drawn, step, out=drawn)
     elif limit_odd is None:
         up = rest > step * limit_even
     else:
         up = rest > step * np.where((code & U32(1)) != 0, limit_odd, limit_even)
-    value, code = floor + up * step, code + up
+    value = np.add(floor, np.multiply(up, step, out=step), out=floor)
+    if coded:
+        np.add(code, up, out=code)
     if far is not None:
-        value, code = value * np.where(far, FAR, F32(1)), code + far * (FAR_BITS >> U32(shift))
+        value *= np.where(far, FAR, F32(1))
+        code += far * (FAR_BITS >> U32(shift))
     return value, code
 
 
-def _drawn(draws: np.ndarray | None, piece: Piece, x: np.ndarray, draw_bits: int) -> np.ndarray | None:
+def _drawn(draws: np.ndarray | None, draw_from: int, piece: Piece, x: np.ndarray, draw_bits: int) -> np.ndarray | None:
     """Return the draws' leading bits as numbers in [0, 1), None where there are no draws."""
     if draws is None:
         return None
-    own = piece.of(draws.reshape(-1, x.shape[1]))
+    own = replace(piece, row=piece.row - draw_from // x.shape[1]).of(draws.reshape(-1, x.shape[1]))
     return (own >> np.uint16(16 - draw_bits)).astype(F32) * F32(2.0**-draw_bits)
 
 
 def direct_steps(
     start, stop, x, scales, block, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-    draws, draw_bits, zero, out, worst,
+    draws, draw_from, draw_bits, zero, out, worst,
 ):  # fmt: skip
     """Write x / scale rounded by rule or by draws, saturated, times the scale."""
     worst[start:stop] = 0
@@ -175,16 +204,17 @@ def direct_steps(
             note_largest(values, scratch, piece, worst)
             np.divide(values, scale, out=scaled)
             rounded, _ = _directed(
-                scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-                _drawn(draws, piece, x, draw_bits),
+                scaled, scratch, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
+                _drawn(draws, draw_from, piece, x, draw_bits), False,
             )  # fmt: skip
-            negative = np.maximum(scaled, low).view(U32) & SIGN
-            np.multiply((rounded.view(U32) | negative).view(F32) + zero, scale, out=piece.of(out))
+            signs, result = np.maximum(scaled, low, out=scaled).view(U32), rounded.view(U32)
+            np.bitwise_or(result, np.bitwise_and(signs, SIGN, out=signs), out=result)
+            np.multiply(np.add(rounded, zero, out=rounded), scale, out=piece.of(out))
 
 
 def direct_codes(
     start, stop, x, scales, block, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-    draws, draw_bits, flip, sign_bit, keep_zero, mask, out, worst,
+    draws, draw_from, draw_bits, flip, sign_bit, keep_zero, mask, out, worst,
 ):  # fmt: skip
     """Write the codes of what `direct_steps` writes."""
     worst[start:stop] = 0
@@ -196,8 +226,8 @@ def direct_codes(
             note_largest(values, scratch, piece, worst)
             np.divide(values, piece.per_segment(scales), out=scaled)
             _, code = _directed(
-                scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-                _drawn(draws, piece, x, draw_bits),
+                scaled, scratch, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
+                _drawn(draws, draw_from, piece, x, draw_bits), True,
             )  # fmt: skip
             sign = np.maximum(scaled, low).view(U32)
             piece.of(out)[...] = _with_sign(code, sign, flip, sign_bit, keep_zero, mask)

@@ -9,13 +9,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from macloom.formats.kernels.lane_access import load_word, put, store_word, take
-from macloom.formats.kernels.lanes import LANES
+from macloom.formats.kernels.lane_access import fetch, load_word, put, store_word, take
+from macloom.formats.kernels.lanes import LANES, highest, most, spread
 from macloom.formats.kernels.primitives import peek, poke, smaller
 from macloom.formats.kernels.stream import STRIP, base_of, closed, opened, passed
 
 U8, U32, U64 = np.uint8, np.uint32, np.uint64
 PAIRS, QUADS, EIGHTS = U64(0x00FF00FF00FF00FF), U64(0x0000FFFF0000FFFF), U64(0x00000000FFFFFFFF)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def largest_codes(start, stop, codes, out):
+    """Write the largest code of each row."""
+    length = codes.shape[1]
+    for r in range(start, stop):
+        top = spread(U32(0))
+        for i in range(r * length, (r + 1) * length, LANES):
+            top = most(top, fetch(codes, i, (r + 1) * length))
+        poke(out, r, highest(top))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

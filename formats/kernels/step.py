@@ -149,22 +149,22 @@ def _directed(scaled, shift, min_bits, lift, far_bits, step_scale, low, high, li
 
 
 @njit(forceinline=True)
-def _drawn(draws, index, last, drop, unit):
+def _drawn(draws, first, index, last, drop, unit):
     """Return the draws' leading bits as numbers in [0, 1), None where there are no draws."""
     if draws is None:
         return None
     # Below the leading bit of 2**23, whole numbers are their own mantissa.
-    return (number((take(draws, index, last) >> drop) | WHOLE_BITS) - WHOLE) * unit
+    return (number((take(draws, index - first, last - first) >> drop) | WHOLE_BITS) - WHOLE) * unit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def direct_steps(
     start, stop, x, scales, block, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-    draws, draw_bits, zero, out, worst,
+    draws, draw_from, draw_bits, zero, out, worst,
 ):  # fmt: skip
     """Write x / scale rounded by rule, saturated, times the scale.
 
-    With draws (uint16, one for each element of the rows from 0 on) rounding is stochastic on their
+    With draws (uint16, one for each element from element `draw_from` on) rounding is stochastic on their
     leading `draw_bits` bits.
     """
     length, segments = x.shape[1], scales.shape[1]
@@ -186,7 +186,7 @@ def direct_steps(
                     scaled = value / scale
                     rounded, _ = _directed(
                         scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-                        _drawn(draws, i, last, drop, unit),
+                        _drawn(draws, draw_from, i, last, drop, unit),
                     )  # fmt: skip
                     negative = pattern(most(scaled, low)) & SIGN
                     put(out, base, i, last, (number(pattern(rounded) | negative) + zero) * scale)
@@ -198,7 +198,7 @@ def direct_steps(
 @njit(cache=True, nogil=True, error_model="numpy")
 def direct_codes(
     start, stop, x, scales, block, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-    draws, draw_bits, flip, sign_bit, keep_zero, mask, out, worst,
+    draws, draw_from, draw_bits, flip, sign_bit, keep_zero, mask, out, worst,
 ):  # fmt: skip
     """Write the codes of what `direct_steps` writes."""
     length, segments = x.shape[1], scales.shape[1]
@@ -221,7 +221,7 @@ def direct_codes(
                     scaled = value / scale
                     _, code = _directed(
                         scaled, shift, min_bits, lift, far_bits, step_scale, low, high, limit_odd, limit_even,
-                        _drawn(draws, i, last, drop, unit),
+                        _drawn(draws, draw_from, i, last, drop, unit),
                     )  # fmt: skip
                     signed = _with_sign(code, pattern(most(scaled, low)), flip, sign_bit, keep_zero, mask)
                     put(out, base, i, last, signed)

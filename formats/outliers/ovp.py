@@ -114,6 +114,10 @@ class Ovp(TensorFormat):
         )
 
     @property
+    def largest_value(self) -> float:
+        return max(self.normal.max_value, self.outlier.max_value)
+
+    @property
     def max_unit(self) -> int:
         return int(max(self.normal.max_value, self.outlier.max_value))
 
@@ -294,20 +298,30 @@ class Ovp(TensorFormat):
         values = np.nan_to_num(np.take(self.pair_values, packed, axis=0))
         return values[..., 0], values[..., 1]
 
-    def _decoded(self, codes: np.ndarray, length: int, scales: np.ndarray, block: int) -> np.ndarray:
-        """Return the values (rows x length) of slot codes times their segment's scale."""
+    def _decoded(
+        self, codes: np.ndarray, length: int, scales: np.ndarray, block: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the values (rows x length) of slot codes times their segment's scale, in `out` if there is one."""
         from macloom.formats.kernels.pair import decode_pairs
 
         codes = np.ascontiguousarray(codes, np.uint8)
-        values = np.empty((len(codes), length), np.float32)
+        rows = len(codes) if out is None else len(out)
+        if codes.shape != (rows, self.row_codes(length)):
+            raise MacloomError(f"codes: must be {(rows, self.row_codes(length))} for that tensor, not {codes.shape}")
+        values = np.empty((len(codes), length), np.float32) if out is None else out
         arguments = scales, block, self.identifier, self._table.values, values
         run_rows(decode_pairs, len(codes), codes.size, codes, *arguments)
         return values
 
     def decode(self, encoded: Encoded) -> np.ndarray:
+        out = np.empty(encoded.shape, np.float32)
+        self.decode_to(encoded, out)
+        return out
+
+    def decode_to(self, encoded: Encoded, out: np.ndarray) -> None:
         spread, block = self.check_scales(encoded.scales, encoded.shape)
         length = encoded.shape[-1] if encoded.shape else 1
-        return self._decoded(rows_of(encoded.elements), length, spread, block).reshape(encoded.shape)
+        self._decoded(rows_of(encoded.elements), length, spread, block, rows_of(out))
 
     def operand_of(self, encoded: Encoded) -> Operand:
         length = encoded.shape[-1]

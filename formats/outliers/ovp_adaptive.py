@@ -58,6 +58,10 @@ class AdaptiveOvp(TensorFormat):
         return operand
 
     @property
+    def largest_value(self) -> float:
+        return max(choice.largest_value for choice in self.choices)
+
+    @property
     def max_unit(self) -> int:
         return max(choice.max_unit for choice in self.choices)
 

@@ -145,6 +145,14 @@ class OvpUpstream(TensorFormat):
         return self.granularity.grain is Grain.TENSOR
 
     @property
+    def largest_value(self) -> float:
+        return max(float(upstream_grid(kind, self.width, True).union[-1]) for kind in self.kinds)
+
+    @property
+    def stores(self) -> bool:
+        return False
+
+    @property
     def operand(self) -> OperandClass:
         raise self._no_codes("operand")
 

@@ -150,7 +150,10 @@ class Block(TensorFormat):
 
     def _e4m3_codes(self, wanted: np.ndarray) -> np.ndarray:
         """Return the codes of block scales: normal E4M3 values only, as in torchao; 2**-6 is the smallest."""
-        wanted = np.clip(wanted, np.float32(2.0**-6), np.float32(E4M3.max_value))
+        return self._codes_of(np.clip(wanted, np.float32(2.0**-6), np.float32(E4M3.max_value)))
+
+    def _codes_of(self, wanted: np.ndarray) -> np.ndarray:
+        """Return the codes of block scales that lie in that range."""
         return encode_rows(E4M3, wanted, np.ones((wanted.shape[0], 1), np.float32), wanted.shape[1], self.name)
 
     def _outer(self, scale: np.ndarray) -> np.float32:
@@ -213,7 +216,7 @@ class Block(TensorFormat):
         )
         if rule is not None and made is not None:
             elements, values = made
-            codes = self._e4m3_codes(values)
+            codes = self._codes_of(values)
             return elements.reshape(x.shape), codes.reshape(*x.shape[:-1], codes.shape[1]), rule.outer
         inner, codes, outer = self._inner(x, scale, clip)
         if self.reciprocal:
@@ -270,7 +273,8 @@ class Block(TensorFormat):
         )
         return result if done else None
 
-    def _scale_values(self, encoded: Encoded) -> np.ndarray:
+    def _scale_values(self, encoded: Encoded, factor: Any = 1) -> np.ndarray:
+        """Return the block scales times `factor`, rows x blocks."""
         codes = rows_of(encoded.scales)
         expected = (*encoded.shape[:-1], -(-encoded.shape[-1] // self.size) if encoded.shape else 1)
         if codes.shape != (math.prod(expected[:-1]), expected[-1]) or codes.dtype.kind != "u":
@@ -278,11 +282,19 @@ class Block(TensorFormat):
                 f"scales: must be unsigned codes of shape {expected} for a tensor of {encoded.shape}, "
                 f"not {codes.dtype} of {encoded.scales.shape}"
             )
-        return E4M3.decode(codes) if self._stores_e4m3 else np.take(E8M0.values, codes).astype(np.float32)
+        if int(codes.max(initial=0)) >= len(self.scale_format.values):
+            raise MacloomError(f"scales: must be codes below {len(self.scale_format.values)}, not {int(codes.max())}")
+        return look_up(self.scale_format.float32_values * np.float32(factor), codes)
 
     def decode(self, encoded: Encoded) -> np.ndarray:
-        scales = self._scale_values(encoded) * encoded.outer
-        return decode_rows(self.element, rows_of(encoded.elements), scales, self.size).reshape(encoded.shape)
+        out = np.empty(encoded.shape, np.float32)
+        self.decode_to(encoded, out)
+        return out
+
+    def decode_to(self, encoded: Encoded, out: np.ndarray) -> None:
+        outer = self._outer(np.asarray(encoded.outer)) if self.two_level else encoded.outer
+        scales = self._scale_values(encoded, outer)
+        decode_rows(self.element, rows_of(encoded.elements), scales, self.size, rows_of(out))
 
     def operand_of(self, encoded: Encoded) -> Operand:
         table, unit, largest = self.element.units

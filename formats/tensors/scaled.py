@@ -34,8 +34,9 @@ class Scaled(TensorFormat):
 
     The element code is that of x / scale in float32, and the decoded value the float32 product. The
     default scale puts the largest magnitude of each granule on the largest element value; a granule
-    of zeros has scale 1. With granularity NONE this is a plain cast. `policy` rounds elements only; scales
-    are always nearest.
+    of zeros has scale 1. With `full_range` it puts it on the element of largest magnitude, which for two's
+    complement is -2**(b-1), so that a positive one saturates one step lower. With granularity NONE this is
+    a plain cast. `policy` rounds elements only; scales are always nearest.
 
     >>> import numpy as np
     >>> from macloom.formats import IntFormat
@@ -48,7 +49,13 @@ class Scaled(TensorFormat):
     element: ElementFormat
     granularity: Granularity = Granularity(grain=Grain.TENSOR)
     scale_format: ScaleFormat = FP32
+    full_range: bool = False
     policy: Policy = DEFAULT_POLICY
+
+    @property
+    def reach(self) -> float:
+        """The element magnitude on which the default scale puts the largest one."""
+        return max(self.element.max_value, -self.element.min_value) if self.full_range else self.element.max_value
 
     @property
     def block(self) -> int | None:
@@ -65,7 +72,7 @@ class Scaled(TensorFormat):
         if self.element.min_value >= 0 and float(x.min(initial=0)) < 0:
             raise MacloomError(f"format {self.name!r}: stores no negative values, but the tensor holds {x.min():g}")
         largest = self.granularity.absolute_maximum(x, self.name)
-        scale = largest * clip_share(clip) / np.float32(self.element.max_value)
+        scale = largest * clip_share(clip) / np.float32(self.reach)
         scale = np.minimum(scale, self._largest_scale())
         if isinstance(self.scale_format, ScaleStorage) and self.scale_format.grouped:
             return store_scale(scale, self.scale_format)
@@ -74,7 +81,7 @@ class Scaled(TensorFormat):
     def _largest_scale(self) -> np.float32:
         """Return the largest scale whose products with element values stay finite once it is stored."""
         if isinstance(self.scale_format, ScaleStorage):  # these round up by less than 2
-            return np.float32(0.49 * FLOAT32_MAX / self.element.max_value)
+            return np.float32(0.49 * FLOAT32_MAX / self.reach)
         limit = largest_factor(max(self.element.max_value, -self.element.min_value))
         if self.scale_format.bits > 16:
             return limit
@@ -116,7 +123,7 @@ class Scaled(TensorFormat):
             return None
         if isinstance(self.scale_format, ScaleStorage):
             return None
-        rule = GroupRule(self.scale_format, self.element.max_value, 0.0, float(self._largest_scale()), 1.0)
+        rule = GroupRule(self.scale_format, self.reach, 0.0, float(self._largest_scale()), 1.0)
         return self.granularity.block(length, self.name), rule
 
     def _encode_at_once(self, x: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray, np.float32] | None:
@@ -141,11 +148,17 @@ class Scaled(TensorFormat):
         return result if done else None
 
     def decode(self, encoded: Encoded) -> np.ndarray:
-        rows = rows_of(encoded.elements)
+        out = np.empty(encoded.shape, np.float32)
+        self.decode_to(encoded, out)
+        return out
+
+    def decode_to(self, encoded: Encoded, out: np.ndarray) -> None:
+        rows, into = rows_of(encoded.elements), rows_of(out)
         if self.element.bits > 16:
-            return encoded.elements.view(np.float32).copy()
+            np.copyto(into, rows.view(np.float32))
+            return
         spread = self._row_scales(encoded.scales, encoded.shape)
-        return decode_rows(self.element, rows, spread, rows.shape[1] // spread.shape[1]).reshape(encoded.shape)
+        decode_rows(self.element, rows, spread, rows.shape[1] // spread.shape[1], into)
 
     def operand_of(self, encoded: Encoded) -> Operand:
         if (

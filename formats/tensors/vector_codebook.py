@@ -217,6 +217,9 @@ class VectorCodebook(TensorFormat):
     def operand_of(self, encoded: Encoded) -> Operand:
         return half_operand(self.decode(encoded))
 
+    def element_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self._code_shape(shape)
+
     def pack_elements(self, elements: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         rows = elements.reshape(-1, elements.shape[-1]).astype(np.uint32)
         bits = (rows[:, :, None] >> np.arange(self.code_bits, dtype=np.uint32)).astype(np.uint8) & 1

@@ -301,6 +301,9 @@ class Vptq(SideFormat):
     def operand_of(self, encoded: Encoded) -> Operand:
         return half_operand(self.decode(encoded))
 
+    def element_shape(self, shape: tuple[int, ...]) -> None:
+        """Return None: there is an index for each vector of a group, which spans rows."""
+
     def pack_elements(self, elements: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Return the words of every group, group after group, (groups, index rows, bytes)."""
         rows, _, _, each = self._split(shape)

@@ -20,7 +20,7 @@ from macloom.formats.verify.tally import Tally, value_table
 from macloom.verification import Check
 
 DETERMINISTIC = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.TOWARD_ZERO, Rounding.TO_ODD)
-CHUNK = 1 << 18  # patterns at a time: what the second-level cache holds with their codes and values
+CHUNK = 1 << 17  # patterns at a time: what the second-level cache holds with their codes and values
 SIGN, INFINITY = 0x80000000, 0x7F800000
 ALL_CHUNKS = (*range(0, INFINITY, CHUNK), *range(SIGN, SIGN + INFINITY, CHUNK))
 NEAR, RANDOM = 3, 1 << 16
@@ -56,27 +56,42 @@ class FixedDraws(np.random.Generator):
     def __init__(self, draw: int, draw_bits: int) -> None:
         super().__init__(np.random.PCG64(0))
         half_word = draw << (DRAW_BITS - draw_bits)
-        self.word = np.uint64(sum(half_word << shift for shift in (0, 16, 32, 48)))
+        self.words = np.full(CHUNK // 4, sum(half_word << shift for shift in (0, 16, 32, 48)), np.uint64)
 
     def integers(self, low, high=None, size=None, dtype=np.int64, endpoint=False):  # type: ignore[override]
-        return np.full(() if size is None else size, self.word, np.uint64)
+        return (
+            self.words[:size]
+            if isinstance(size, int) and size <= len(self.words)
+            else np.full(size or (), self.words[0])
+        )
+
+
+def _all_are(array: np.ndarray, word: int) -> bool:
+    """Say whether every element of a contiguous array is `word`; eight bytes are compared at a time."""
+    want = np.full(8 // array.itemsize, word, array.dtype)
+    if array.nbytes % 8:
+        return bool(np.all(array == want[0]))
+    return bool(np.all(array.view(np.uint64) == want.view(np.uint64)))
 
 
 def every_pattern(tally: Tally, codec: Codec, steps: Steps, chunks: Iterable[int] = ALL_CHUNKS) -> None:
     """Compare codes and values of all finite float32 patterns, or of the chunks named, with a step function."""
-    words = np.arange(CHUNK, dtype=np.uint32)
-    patterns, values = np.empty_like(words), np.empty(CHUNK, np.float32)
+    patterns, values = np.empty(CHUNK, np.uint32), np.empty(CHUNK, np.float32)
     x, value_bits = patterns.view(np.float32), values.view(np.uint32)
-    table = value_table(tally.element).view(np.uint32)
+    table = value_table(tally.element).view(np.uint32).tolist()
+    last = None
     for first in chunks:
-        np.add(words, np.uint32(first), out=patterns)
+        if last is not None and first == last + CHUNK:
+            np.add(patterns, np.uint32(CHUNK), out=patterns)
+        else:
+            patterns[:] = np.arange(first, first + CHUNK, dtype=np.uint32)
+        last = first
         codes = codec.encode(x)
         codec.quantize(x, values)
         same = True
         for begin, end, code in steps.runs(first, first + CHUNK):
             part = slice(begin - first, end - first)
-            same &= not np.any(codes[part] != codes.dtype.type(code))
-            same &= not np.any(value_bits[part] != table[code])
+            same &= _all_are(codes[part], code) and _all_are(value_bits[part], table[code])
         if same:
             tally.cases += 2 * CHUNK
         else:

@@ -9,9 +9,11 @@ without evaluating it.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -71,14 +73,18 @@ class Steps:
 
     def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield (begin, end, code) of the runs of bit patterns within [start, stop), which share their sign."""
-        ranks = ranks_of(np.array([start, stop - 1], np.uint32))
-        low, high = int(ranks.min()), int(ranks.max()) + 1
-        first = int(np.searchsorted(self.firsts, low, side="right")) - 1
+        firsts, codes = self._lists
+        low, high = (start, stop) if start < 0x80000000 else (0x80000000 - stop, 0x80000000 - start)
+        first = bisect_right(firsts, low) - 1
         while low < high:
-            end = min(high, int(self.firsts[first + 1]) if first + 1 < len(self.firsts) else high)
+            end = min(high, firsts[first + 1]) if first + 1 < len(firsts) else high
             ends = (low, end) if low >= 0 else (0x80000000 - end, 0x80000000 - low)
-            yield *ends, int(self.codes[first])
+            yield *ends, codes[first]
             low, first = end, first + 1
+
+    @cached_property
+    def _lists(self) -> tuple[list[int], list[int]]:
+        return self.firsts.tolist(), self.codes.tolist()
 
 
 def find_steps(code_of: Callable[[float], int]) -> Steps:

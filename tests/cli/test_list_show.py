@@ -12,6 +12,8 @@ import pytest
 import macloom
 from macloom.cli import main
 from macloom.cli.parser import KINDS
+from macloom.formats import get_format
+from macloom.formats.describe import describe
 
 Capture = pytest.CaptureFixture[str]
 RunJson = Callable[..., Any]
@@ -97,6 +99,16 @@ def test_show_learned_format_has_no_code_table(capsys: Capture, run_json: RunJso
     out = capsys.readouterr().out
     assert "sparse path" in out
     assert "codes, their values" not in out
+
+
+def test_show_format_without_codes_says_so(capsys: Capture) -> None:
+    facts = describe(get_format("ovp4:mode=upstream"))
+    assert (facts["bits_per_element"], facts["hardware"], facts["values"], facts["max_value"]) == (None, None, {}, 96.0)
+    assert main(["show", "ovp4:mode=upstream"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^bits per element +none: the released code that this models stores no bit patterns", out, re.M)
+    assert re.search(r"^hardware +none: it has values alone, no codes$", out, re.M)
+    assert re.search(r"^SQNR +\d+\.\d dB, standard normal$", out, re.M)
 
 
 def test_show_format_with_options(run_json: RunJson) -> None:

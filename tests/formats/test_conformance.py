@@ -21,6 +21,7 @@ VARIANTS = {
     "group": ("16",),
     "axis": ("0",),
     "scale": ("fp16", "bf16"),
+    "range": ("full",),
 }
 THOROUGH = ("int4", "uint4", "fp8_e4m3", "mxfp4", "mxfp8_e4m3", "mxint8", "nvfp4", "ovp4")
 BRIEF = ("quantize", "packing", "scale", "idempotent", "operand", "facts")

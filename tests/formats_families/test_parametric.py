@@ -41,6 +41,23 @@ def test_integers_of_2_to_16_bits(bits: int) -> None:
     assert get_format(f"int:bits={bits}").storage_bits((4, 64)) == 4 * 64 * bits + 32
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_full_range_integers_divide_by_2_to_the_bits_less_1(bits: int) -> None:
+    """s = amax / 2**(b-1), q = clip(rint(x / s), -2**(b-1), 2**(b-1) - 1); both spellings, static and dynamic."""
+    x = np.random.default_rng(bits).standard_normal((5, 96)).astype(np.float32)
+    top = np.float32(2 ** (bits - 1))
+    for grain, scale in (
+        ("tensor", np.abs(x).max() / top),
+        ("token", np.abs(x).max(axis=1, keepdims=True) / top),
+    ):
+        want = np.clip(np.rint(x / scale), -top, top - 1).astype(np.float32)
+        for text in (f"int{bits}:range=full,{grain}", f"int:bits={bits},range=full,{grain}"):
+            fmt = get_format(text)
+            np.testing.assert_array_equal(fmt.quantize(x), want * scale)
+            np.testing.assert_array_equal(fmt.quantize(x, scale=fmt.calibrate(x)), want * scale)
+            np.testing.assert_array_equal(fmt.encode(x).elements, want.astype(np.int8).view(np.uint8) & (2**bits - 1))
+
+
 FLOATS = [(e, m) for e in range(1, 9) for m in range(16) if 1 + e + m <= 16]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from macloom.errors import MacloomError
-from macloom.formats import AbFloat, IntFormat, Ovp, get_format, list_formats
+from macloom.formats import AbFloat, Encoded, IntFormat, Ovp, Scaled, get_format, list_formats
 
 ONES = np.ones((2, 32), np.float32)
 NAN, INF = np.nan, np.inf
@@ -83,6 +83,65 @@ def test_nan_and_infinities_are_stored_where_the_policies_say_so() -> None:
     np.testing.assert_array_equal(fmt.quantize(x, scale=1.0), [1.0, NAN, INF, -INF, INF])
     with pytest.raises(MacloomError, match=r"the tensor holds NaN; clean it"):
         get_format("fp8_e5m2:overflow=to_inf,nan=error").quantize(x, scale=1.0)
+
+
+@pytest.mark.parametrize("text", ["fp8_e5m2:none,overflow=to_inf,nan=error", "hif8:none,overflow=to_inf,nan=error"])
+def test_infinities_pass_where_nan_alone_is_refused(text: str) -> None:
+    fmt, x = get_format(text), np.array([1.0, INF, -INF, 1e9], np.float32)
+    once = fmt.quantize(x)
+    np.testing.assert_array_equal(once, [1.0, INF, -INF, INF])
+    np.testing.assert_array_equal(fmt.quantize(once), once)
+    np.testing.assert_array_equal(fmt.encode(once).decode(), once)
+    long = np.ones((70000, 2), np.float32)  # more than is converted at a time
+    long[-1, -1] = NAN
+    before = long.copy()
+    with pytest.raises(MacloomError, match=r"the tensor holds NaN; clean it, or choose a policy"):
+        fmt.quantize(long, out=long)
+    np.testing.assert_array_equal(long, before)
+
+
+@pytest.mark.parametrize("text", list_formats())
+def test_decoding_to_a_given_array_equals_decoding(text: str) -> None:
+    encoded = encodable(text)
+    assert encoded is not None
+    want, out = encoded.decode(), np.full(encoded.shape, 7, np.float32)
+    assert encoded.decode(out=out) is out
+    np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32))
+
+
+def test_decoding_to_a_given_array_checks_it() -> None:
+    encoded = get_format("mxfp4").encode(ONES)
+    for out, message in (
+        (np.empty((2, 31), np.float32), r"out: must be float32 of shape \(2, 32\), not float32 of shape \(2, 31\)"),
+        (np.empty((2, 32)), r"out: must be float32 of shape \(2, 32\), not float64"),
+        (np.empty((2, 64), np.float32)[:, ::2], r"out: must be contiguous and writable"),
+        ([0.0], r"out: must be float32 of shape \(2, 32\), not list"),
+    ):
+        with pytest.raises(MacloomError, match=message):
+            encoded.decode(out=out)
+    memory = np.zeros((2, 32), np.float32)
+    own = dataclasses.replace(encoded, elements=memory.view(np.uint8)[:, :32])
+    with pytest.raises(MacloomError, match=r"out: must not be the memory of the codes or scales"):
+        own.decode(out=memory)
+    out, bad = np.zeros((2, 32), np.float32), encoded.elements.copy()
+    bad[1, 31] = 16
+    with pytest.raises(MacloomError, match=r"code 16 is not in \[0, 16\)"):
+        dataclasses.replace(encoded, elements=bad).decode(out=out)
+    assert np.isnan(out).all()
+
+
+class Doubling(Scaled):
+    """Changes `decode` alone, and inherits `decode_to`."""
+
+    def decode(self, encoded: Encoded) -> np.ndarray:
+        return 2 * super().decode(encoded)
+
+
+def test_a_format_with_a_decoder_of_its_own_decodes_by_it_to_a_given_array() -> None:
+    encoded = Doubling(name="doubling", element=IntFormat(width=8)).encode(ONES)
+    out = np.empty_like(ONES)
+    encoded.decode(out=out)
+    np.testing.assert_array_equal(out, encoded.decode())
 
 
 @pytest.mark.parametrize(
@@ -201,3 +260,71 @@ def test_calibrated_scales_are_what_the_storage_holds(text: str) -> None:
     x = np.abs(holding(1.0)) + np.float32(0.1)
     for clip in (None, 0.7):
         fmt.quantize(x, scale=fmt.calibrate(x, clip))
+
+
+PLAIN = np.linspace(-3, 3, 4 * 64, dtype=np.float32).reshape(4, 64)
+
+
+def changed(text: str, **parts: Any) -> Any:
+    """Return how a stored tensor with other parts decodes."""
+    encoded = get_format(text).encode(PLAIN)
+    return dataclasses.replace(encoded, **parts).decode()
+
+
+@pytest.mark.parametrize("text", ["int4", "mxfp4", "nvfp4", "ovp4", "bf16", "affine4", "twinlog4", "kvquant3", "fp32"])
+@pytest.mark.parametrize("size", [(2, 64), (8, 64), (4, 62), (4, 128)])
+def test_codes_of_another_shape_are_refused(text: str, size: tuple[int, int]) -> None:
+    dtype = get_format(text).encode(PLAIN).elements.dtype
+    with pytest.raises(MacloomError, match=r"codes must have shape \(4, 64\) for a tensor of \(4, 64\), not \("):
+        changed(text, elements=np.zeros(size, dtype))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: changed("int4", elements=np.full((4, 64), -1)), r"format 'int4': code -1 is not in \[0, 16\)"),
+        (
+            lambda: changed("int4", elements=np.ones((4, 64))),
+            "codes must be an array of unsigned integers, not float64",
+        ),
+        (lambda: changed("int4", elements=[[1]]), "codes must be an array of unsigned integers, not list"),
+        (lambda: changed("nvfp4", outer=np.float32(NAN)), r"scale: must be finite and at least 2\*\*-120, not nan"),
+        (lambda: changed("mxfp4", scales=np.full((4, 2), 256, np.uint16)), "scales: must be codes below 256, not 256"),
+        (
+            lambda: get_format("int4").from_packed(np.full((4, 32), 256), np.float32(1), (4, 64)),  # pyright: ignore[reportArgumentType]
+            "codes: must be bytes, integers from 0 to 255, not int64 beyond that",
+        ),
+        (
+            lambda: get_format("int4").from_packed(np.zeros((4, 32)), np.float32(1), (4, 64)),  # pyright: ignore[reportArgumentType]
+            "codes: must be bytes, integers from 0 to 255, not float64",
+        ),
+        (lambda: get_format("int4").storage_bits((-1, 4)), r"shape: must be integers of 0 or more, not \(-1, 4\)"),
+        (
+            lambda: get_format("int4").quantize([[1, 2], [3]]),
+            "tensor: must be an array of real numbers with equally long",
+        ),
+        (lambda: get_format("int4").quantize(PLAIN, clip="1"), "clip: must be positive and finite, not '1'"),  # pyright: ignore[reportArgumentType]
+        (
+            lambda: get_format("int4:rounding=stochastic").quantize(PLAIN, rng=3),  # pyright: ignore[reportArgumentType]
+            r"rng: must be a numpy.random.Generator, not int; use default_rng\(seed\)",
+        ),
+        (lambda: IntFormat(width=4).decode(np.array([1.5])), "format 'int4': codes must be integers, not float64"),
+        (lambda: IntFormat(width=4).encode(np.array(["a"])), "tensor: must hold real numbers, not <U1"),
+        (lambda: IntFormat(width=4).encode([1.0], "up"), "rounding: unknown name 'up'; known are nearest_away"),  # pyright: ignore[reportArgumentType]
+        (lambda: get_format("fp4_e2m1:overflow=to_inf"), "has no infinity; use 'saturate'$"),
+        (lambda: get_format("fp8_e4m3:overflow=to_inf"), "has no infinity; use 'saturate' or 'to_nan'$"),
+        (lambda: get_format("float:exponent=4,mantissa=3,bias=999"), "float.bias: must keep the values of E4M3 from"),
+        (lambda: get_format("float:exponent=4,mantissa=3,bias=-115"), "float.bias: must keep the values of E4M3 from"),
+    ],
+)
+def test_what_else_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(MacloomError, match=message):
+        call()
+
+
+def test_an_output_that_overlaps_the_input_is_refused() -> None:
+    memory = np.linspace(-3, 3, 300, dtype=np.float32)
+    before = memory.copy()
+    with pytest.raises(MacloomError, match="out: must be the input itself or memory apart from it"):
+        get_format("int4").quantize(memory[:256], out=memory[7:263])
+    np.testing.assert_array_equal(memory, before)

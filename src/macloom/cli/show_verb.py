@@ -16,7 +16,13 @@ from macloom.formats import format_entry, get_format, list_formats
 
 def run(options: Namespace, console: Console) -> None:
     """Find out what the name stands for and print it."""
-    _finder(options.name)(options.name, console)
+    show = _finder(options.name)
+    if options.routing is None:
+        show(options.name, console)
+    elif show is _workload:
+        _workload(options.name, console, options.routing)
+    else:
+        raise MacloomError(f"--routing: must be left out for {options.name}, which is no workload")
 
 
 def _finder(name: str) -> Callable[[str, Console], None]:
@@ -27,7 +33,7 @@ def _finder(name: str) -> Callable[[str, Console], None]:
         return _accelerator
     if name in list_technologies():
         return _technology
-    if name in list_workloads():
+    if name in list_workloads() or name.endswith(".json") or (Path(name) / "config.json").is_file():
         return _workload
     if name.endswith(".toml"):
         return _file
@@ -53,7 +59,8 @@ def _format(name: str, console: Console) -> None:
 
     fmt = get_format(name)
     data = {**describe(fmt), "sqnr_db": noise(fmt), "sqnr_data": DATA}
-    console.emit(data, lambda: _show_format(data, datapath(fmt).text, console))
+    hardware = datapath(fmt).text if fmt.stores else "none: it has values alone, no codes"
+    console.emit(data, lambda: _show_format(data, hardware, console))
 
 
 def _show_format(facts: dict[str, Any], hardware: str, console: Console) -> None:
@@ -68,10 +75,7 @@ def _show_format(facts: dict[str, Any], hardware: str, console: Console) -> None
             ("summary", facts["summary"]),
             ("family", facts["family"]),
             ("source", facts["source"]),
-            (
-                "bits per element",
-                f"{facts['bits_per_element']:.6g}, scales and padding of a 4096 x 4096 tensor included",
-            ),
+            ("bits per element", _storage(facts["bits_per_element"])),
             ("largest value", f"{facts['max_value']:g} before scaling"),
             ("elements per scale", facts["block"] or "a whole row or more"),
             ("hardware", hardware),
@@ -97,6 +101,12 @@ def _show_format(facts: dict[str, Any], hardware: str, console: Console) -> None
         height = -(-len(cells) // 4)
         for row in range(height):
             print("  ".join(cells[row::height]).rstrip())
+
+
+def _storage(bits_per_element: float | None) -> str:
+    if bits_per_element is None:
+        return "none: the released code that this models stores no bit patterns; only quantize works"
+    return f"{bits_per_element:.6g}, scales and padding of a 4096 x 4096 tensor included"
 
 
 def _value(value: float) -> str:
@@ -149,38 +159,12 @@ def _constant_lines(constants: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
         yield f"[{number}] {source}"
 
 
-def _workload(name: str, console: Console) -> None:
-    from macloom.workloads import Gemm, load_workload
+def _workload(name: str, console: Console, routing: str | None = None) -> None:
+    from macloom.cli.operations import show_workload
+    from macloom.workloads import load_workload
+    from macloom.workloads.routing import load_routing
 
-    workload = load_workload(name)
-    rows = []
-    for op in workload.ops:
-        gemm = isinstance(op, Gemm)
-        shape = f"{op.m} x {op.n} x {op.k}" if gemm else f"{op.rows} x {op.width}"
-        rows.append(
-            {
-                "operation": op.name,
-                "kind": "gemm" if gemm else op.kind.value,
-                "operands": f"{op.a.value} x {op.b.value}" if gemm else "",
-                "shape": shape,
-                "batch": op.batch if gemm else 1,
-                "repeat": op.repeat,
-                "macs": op.macs if gemm else 0,
-            }
-        )
-    data = {
-        "workload": workload.name,
-        "phase": workload.phase,
-        "parameters": workload.parameters,
-        "tokens": workload.tokens,
-        "macs": workload.macs,
-        "kv_elements": workload.kv_elements,
-        "details": workload.details,
-        "ops": rows,
-    }
-    title = f"{workload.name}, {workload.phase} of {workload.tokens} tokens: {workload.macs:,} MACs"
-    columns = ("operation", "kind", "operands", "shape (M x N x K)", "batch", "repeat", "MACs")
-    console.emit(data, lambda: console.table(title, columns, [tuple(row.values()) for row in rows], left=columns[:4]))
+    show_workload(load_workload(name, routing=load_routing(routing or "uniform")), console)
 
 
 def _file(name: str, console: Console) -> None:
