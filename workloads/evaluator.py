@@ -6,10 +6,12 @@ predicted from its own first byte on, so every score uses at most `context` byte
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,63 +22,104 @@ from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats import Encoded, get_accumulator
 from macloom.workloads.accuracy import BYTES, Accuracy, VectorCost
 from macloom.workloads.exact_vector import ExactVector, RangeVector, vector_unit
-from macloom.workloads.lm.checkpoint import LanguageModel, load_model
+from macloom.workloads.lm.checkpoint import LanguageModel, is_byte_llama, load_model
 from macloom.workloads.lm.data import Text, stdlib_text, text_from_file
 from macloom.workloads.lm.model import FLOAT, FLOAT_VECTOR, Arithmetic, VectorOps, forward
 from macloom.workloads.quantized import ExactRecording, Observer, QuantizedArithmetic, RecordingArithmetic
 from macloom.workloads.recipe import Recipe, load_recipe
-from macloom.workloads.scoring import NoiseMeter, digest, divergence, mean, perplexity_of
+from macloom.workloads.scoring import NoiseMeter, digest, divergence, mean, perplexity_of, window_scores
 from macloom.workloads.search import GemmSample, Memo, Plan, plan_operands
 from macloom.workloads.steps import Progress, Steps
 
+if TYPE_CHECKING:
+    from macloom.workloads.hf.result import ModelAccuracy
+
 CALIBRATION_WINDOWS = 8
+CONTEXT, BATCH = 256, 4
 
 
 def evaluate(
     model: LanguageModel | str | Path,
     recipe: Recipe | str | Path,
-    text: Text | str | Path | None = None,
+    text: Text | str | Path | np.ndarray | None = None,
     *,
     accumulator: str | None = None,
     vector: str = "float",
     windows: int = 16,
-    context: int = 256,
-    batch: int = 4,
+    context: int | None = None,
+    batch: int | None = None,
     seed: int = 0,
+    calibration: Text | str | Path | np.ndarray | None = None,
+    calibration_windows: int = CALIBRATION_WINDOWS,
     progress: Progress | None = None,
-) -> Accuracy:
+    **own: Any,
+) -> Accuracy | ModelAccuracy:
     """Run `model` on `text` in the recipe's arithmetic and compare it with the unquantized model.
 
-    Scales are calibrated on the training half of the standard library, whatever `text` is. Use an
-    `Evaluator` for several recipes: it runs the unquantized models once.
+    A directory that holds anything but a Llama of bytes is run by `macloom.workloads.hf.evaluator.ModelEvaluator`,
+    block by block, and gives a `ModelAccuracy`, per token. Use an `Evaluator` for several recipes on an embedded
+    model: it runs the unquantized models once.
 
     Args:
-        model: a model, the name of an embedded one, or a checkpoint directory.
+        model: a model, the name of an embedded one, or a local directory in Hugging Face's layout.
         recipe: a recipe, a format string, or a TOML file.
-        text: a text or a file; None: held-out packages of the running Python's standard library.
+        text: a text or a file; None: held-out packages of the running Python's standard library. Token ids, an
+            integer array, for a model of your own.
         accumulator: a name for `macloom.formats.get_accumulator` in place of the recipe's own.
         vector: `float` runs norms, rope, softmax, activations and residuals in torch's float32; `exact` or
             `exact:<unit>` runs them on a vector unit, with every bit of the model defined, and measures
             what that costs against float.
         windows: how many windows; fewer if the text holds fewer.
-        context: bytes per window.
-        batch: windows per forward pass; a format that takes one scale of a whole tensor at run time
-            (none with `static_scale` does) takes it from the windows of one pass.
+        context: bytes per window (256); tokens for a model of your own (2048, or its limit).
+        batch: windows per forward pass (4; 1 for a model of your own); a format that takes one scale of a whole
+            tensor at run time (none with `static_scale` does) takes it from the windows of one pass.
         seed: draws the calibration windows and rows.
+        calibration: what scales are calibrated on, as `text`; None: the training half of the standard library.
+        calibration_windows: how many windows of it.
         progress: called as progress(what, steps done, steps in all).
+        own: for a model of your own: `images`, `stride`, `scales`, `rope`, `edge_layers`, `edge_format`,
+            `activations` and `state`, see `ModelEvaluator`.
 
     Raises:
         MacloomError: unknown model, recipe, accumulator or vector unit, an accumulator that cannot take the
             recipe's formats, missing or too short text, non-finite reference logits.
     """
     resolved = load_recipe(recipe).with_accumulator(accumulator)
-    vector_unit(vector)
-    evaluator = Evaluator(model, text, windows=windows, context=context, batch=batch, seed=seed, progress=progress)
-    return evaluator.run(resolved, vector=vector)
+    unit = vector_unit(vector)
+    if isinstance(model, LanguageModel) or is_byte_llama(model):
+        for name, value in own.items():
+            raise MacloomError(
+                f"{name}: must be left out for a model of bytes, not {value!r}; it is for your own model"
+            )
+        if isinstance(text, np.ndarray) or isinstance(calibration, np.ndarray):
+            raise MacloomError("text: must be a text or a file for a model of bytes, not an array")
+        evaluator = Evaluator(
+            model, text, windows=windows, context=CONTEXT if context is None else context,
+            batch=BATCH if batch is None else batch, seed=seed, calibration=calibration,
+            calibration_windows=calibration_windows, progress=progress,
+        )  # fmt: skip
+        return evaluator.run(resolved, vector=vector)
+    if unit is not None:
+        raise MacloomError(f"vector: must be 'float' for a model of your own, not {vector!r}")
+    from macloom.workloads.hf.evaluator import ModelEvaluator
+
+    given: dict[str, Any] = {} if batch is None else {"batch": batch}
+    return ModelEvaluator(
+        model, text, windows=windows, context=context, seed=seed, calibration=calibration,
+        calibration_windows=calibration_windows, progress=progress, **given, **own,
+    ).run(resolved)  # fmt: skip
 
 
 class Evaluator:
-    """A model and a text, ready to run any number of recipes; arguments as for `evaluate`."""
+    """A model and a text, ready to run any number of recipes; arguments as for `evaluate`.
+
+    Args:
+        calibration: a text or a file that scales are calibrated on; None: the training half of the standard library.
+        calibration_windows: how many windows of it, drawn at random.
+
+    Attributes:
+        tokens: windows x (context + 1); the last column is only predicted.
+    """
 
     def __init__(
         self,
@@ -87,12 +130,12 @@ class Evaluator:
         context: int = 256,
         batch: int = 4,
         seed: int = 0,
+        calibration: Text | str | Path | None = None,
+        calibration_windows: int = CALIBRATION_WINDOWS,
         progress: Progress | None = None,
     ) -> None:
         for name, value in (("windows", windows), ("context", context), ("batch", batch)):
             require_positive_integer(name, value)
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise MacloomError(f"seed: must be a non-negative integer, not {seed!r}")
         self.model = model if isinstance(model, LanguageModel) else load_model(model)
         config = self.model.config
         if config.vocab_size != BYTES:
@@ -104,11 +147,51 @@ class Evaluator:
                 f"context: must be at most {config.max_position_embeddings}, the model's limit, not {context}"
             )
         self.text = load_text(text)
-        self._tokens = _cut(self.text, context + 1, windows)
-        self.windows, self.context, self.batch, self.seed = len(self._tokens), context, batch, seed
+        self.tokens = _cut(self.text, context + 1, windows)
+        self.windows, self.context, self.batch = len(self.tokens), context, batch
         self.stride = len(self.text.data) // (context + 1) * (context + 1) // self.windows
-        self._memos: dict[bool, Memo] = {False: {}, True: {}}
         self._steps = Steps(progress)
+        self._calibrate_on(calibration, calibration_windows, seed)
+
+    def _calibrate_on(self, source: Text | str | Path | None, windows: int, seed: int) -> None:
+        require_positive_integer("calibration_windows", windows)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise MacloomError(f"seed: must be a non-negative integer, not {seed!r}")
+        self.calibration_text = self._training_text if source is None else load_text(source)
+        if len(self.calibration_text.data) <= self.context:
+            raise MacloomError(
+                f"calibration text {self.calibration_text.name!r}: must hold more than one context of {self.context} "
+                f"bytes, not {len(self.calibration_text.data)}; give a longer text or a shorter context"
+            )
+        self.calibration_windows, self.seed = windows, seed
+        self._memos: dict[bool, Memo] = {False: {}, True: {}}
+
+    def recalibrated(
+        self, calibration: Text | str | Path | None = None, windows: int | None = None, seed: int | None = None
+    ) -> Evaluator:
+        """Return an evaluator of the same model and text that calibrates on other data.
+
+        What the unquantized model gave is shared. None keeps the text, the number of windows or the seed.
+        """
+        for name in ("reference", "blocks_zeroed_perplexity", "_reference_products"):
+            getattr(self, name)  # computed once, then shared
+        other = copy.copy(self)
+        for name in ("_calibration", "_exact"):
+            other.__dict__.pop(name, None)
+        other._calibrate_on(
+            self.calibration_text if calibration is None else calibration,
+            self.calibration_windows if windows is None else windows,
+            self.seed if seed is None else seed,
+        )
+        return other
+
+    def encode(self, text: str) -> Tensor:
+        """Return the tokens of a text, int64: its UTF-8 bytes."""
+        return torch.tensor(list(text.encode()), dtype=torch.int64)
+
+    def decode(self, tokens: Tensor) -> str:
+        """Return the text of tokens; bytes that are not UTF-8 become U+FFFD."""
+        return bytes(tokens.tolist()).decode(errors="replace")
 
     def run(self, recipe: Recipe | str | Path, *, accumulator: str | None = None, vector: str = "float") -> Accuracy:
         """Search scales, run the quantized model, and compare; arguments as for `evaluate`."""
@@ -150,8 +233,8 @@ class Evaluator:
             context=self.context,
             stride=self.stride,
             seed=self.seed,
-            calibration_text=self._calibration_text.name,
-            calibration_sha256=self._calibration_text.sha256,
+            calibration_text=self.calibration_text.name,
+            calibration_sha256=self.calibration_text.sha256,
             perplexity=perplexity_of(nats),
             kl_nats=kl,
             top1_agreement=top1,
@@ -161,6 +244,8 @@ class Evaluator:
             nonfinite_logits=nonfinite,
             overflows={op: report.overflows for op, report in arithmetic.reports.items() if report.overflows},
             sqnr_db=noise.sqnr_db(),
+            cosine=noise.cosine(),
+            by_window=None if nonfinite else window_scores(reference, scores, self.tokens[:, 1:]),
             sqnr_windows=min(self.batch, self.windows),
             searches=tuple(p for (_, operand), p in plan.items() if operand != "output"),
         )
@@ -197,7 +282,7 @@ class Evaluator:
     ) -> tuple[QuantizedArithmetic, Tensor]:
         """Return the arithmetic, with its overflow reports, and the logits of all windows."""
         arithmetic = QuantizedArithmetic(recipe, plan, observe, vector, weights)
-        return arithmetic, self._forward(arithmetic, vector=vector)
+        return arithmetic, self.logits(arithmetic, vector=vector)
 
     def _vector_cost(
         self, recipe: Recipe, plan: Plan, scores: Tensor, weights: MutableMapping[str, Encoded]
@@ -221,19 +306,29 @@ class Evaluator:
             name: torch.zeros_like(t) if name.endswith((".o_proj.weight", ".down_proj.weight")) else t
             for name, t in self.model.parameters.items()
         }
-        logits = self._forward(FLOAT, zeroed)
+        logits = self._forward(FLOAT, self.tokens, zeroed)
         return perplexity_of(self.nats(F.log_softmax(logits, -1)))
 
     @cached_property
     def unigram_perplexity(self) -> float:
         """Perplexity of the byte frequencies of the training text, which use no context at all."""
-        counts = np.bincount(np.frombuffer(self._calibration_text.data, np.uint8), minlength=BYTES) + 1
+        counts = np.bincount(np.frombuffer(self._training_text.data, np.uint8), minlength=BYTES) + 1
         scores = torch.from_numpy(np.log(counts / counts.sum()))
-        return perplexity_of(self.nats(scores.expand(*self._tokens[:, 1:].shape, BYTES)))
+        return perplexity_of(self.nats(scores.expand(*self.tokens[:, 1:].shape, BYTES)))
 
     def float_logits(self) -> Tensor:
         """Return the logits of the unquantized model, windows x context x bytes."""
-        return self._forward(FLOAT)
+        return self.logits(FLOAT)
+
+    def logits(
+        self, arithmetic: Arithmetic, *, tokens: Tensor | None = None, vector: VectorOps = FLOAT_VECTOR
+    ) -> Tensor:
+        """Return the float32 logits of `tokens`, a batch at a time; None: of all windows of the text.
+
+        Args:
+            tokens: (B, T + 1), the last column being predicted only, T at most the model's limit.
+        """
+        return self._forward(arithmetic, self.tokens if tokens is None else tokens, self.model.parameters, vector)
 
     @cached_property
     def reference(self) -> Tensor:
@@ -252,11 +347,11 @@ class Evaluator:
         """Results of every product of the unquantized model, on the first batch."""
         products: dict[str, Tensor] = {}
         recorder = RecordingArithmetic(rng=np.random.default_rng(0), rows=1, windows=1, observe=products.__setitem__)
-        self._forward(recorder, tokens=self._tokens[: self.batch])
+        self.logits(recorder, tokens=self.tokens[: self.batch])
         return products
 
     @cached_property
-    def _calibration_text(self) -> Text:
+    def _training_text(self) -> Text:
         return stdlib_text("train")
 
     @cached_property
@@ -279,20 +374,17 @@ class Evaluator:
 
     def _calibration_tokens(self) -> tuple[np.random.Generator, Tensor]:
         rng = np.random.default_rng(self.seed)
-        flat = np.frombuffer(self._calibration_text.data, np.uint8)
-        starts = rng.integers(0, len(flat) - self.context, CALIBRATION_WINDOWS)
+        flat = np.frombuffer(self.calibration_text.data, np.uint8)
+        starts = rng.integers(0, len(flat) - self.context, self.calibration_windows)
         return rng, torch.from_numpy(np.stack([flat[s : s + self.context] for s in starts]).astype(np.int64))
 
     def _forward(
         self,
         arithmetic: Arithmetic,
-        parameters: Mapping[str, Tensor] | None = None,
-        tokens: Tensor | None = None,
+        tokens: Tensor,
+        parameters: Mapping[str, Tensor],
         vector: VectorOps = FLOAT_VECTOR,
     ) -> Tensor:
-        """Return float32 logits of all windows, a batch at a time."""
-        tokens = self._tokens if tokens is None else tokens
-        parameters = self.model.parameters if parameters is None else parameters
         parts = []
         with torch.inference_mode():
             for part in tokens.split(self.batch):
@@ -302,7 +394,7 @@ class Evaluator:
 
     def nats(self, scores: Tensor) -> float:
         """Mean negative log-probability of the text, per byte."""
-        chosen = scores.gather(-1, self._tokens[:, 1:, None])
+        chosen = scores.gather(-1, self.tokens[:, 1:, None])
         return -mean(chosen)
 
 

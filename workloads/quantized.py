@@ -48,22 +48,22 @@ class GemmArithmetic:
         self._observe, self._vector = observe, vector
         self._rows: tuple[Tensor, Tensor] | None = None
 
-    def product(self, op: str, a: Operand, b: Operand) -> Tensor:
-        """Return a (..., M, K) times b (..., N, K) transposed, in float32."""
+    def product(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
+        """Return a (..., M, K) times b (..., N, K) transposed, plus a bias (N,), in float32."""
         raise NotImplementedError
 
-    def linear(self, name: str, x: Tensor, weight: Tensor) -> Tensor:
+    def linear(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         # The same object for the same x, so that operations in a row see that they share an operand.
         if self._rows is None or self._rows[0] is not x:
             self._rows = (x, x.reshape(-1, x.shape[-1]))
         a = Operand(name="activation", role=Role.ACTIVATION, values=self._rows[1])
         b = Operand(name="weight", role=Role.WEIGHT, values=weight)
-        return self._observed(name, a, b).view(*x.shape[:-1], -1)
+        return self.run(name, a, b, bias).view(*x.shape[:-1], -1)
 
     def attention(self, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, heads, length, width = q.shape
         query = q.reshape(batch, k.shape[1], -1, width)
-        scores = self._observed(
+        scores = self.run(
             f"{name}.scores",
             Operand(name="query", role=Role.ACTIVATION, values=query),
             Operand(name="key", role=Role.KV, values=k),
@@ -71,15 +71,16 @@ class GemmArithmetic:
         probability = self._vector.softmax(
             f"{name}.softmax", scores.view(batch, heads, length, length), 1 / math.sqrt(width)
         )
-        out = self._observed(
+        out = self.run(
             f"{name}.values",
             Operand(name="probability", role=Role.PROBABILITY, values=probability.view(scores.shape)),
             Operand(name="value", role=Role.KV, values=v.transpose(-1, -2)),
         )
         return out.view(batch, heads, length, width)
 
-    def _observed(self, op: str, a: Operand, b: Operand) -> Tensor:
-        out = self.product(op, a, b)
+    def run(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
+        """Return the product, shown to the observer."""
+        out = self.product(op, a, b) if bias is None else self.product(op, a, b, bias)
         if self._observe is not None:
             self._observe(op, out)
         return out
@@ -91,6 +92,7 @@ class RecordingArithmetic(GemmArithmetic):
     Args:
         rows: how many rows of an activation to keep, per operation.
         windows: how many windows of the batch to keep of attention operands.
+        weight_rows: how many rows of a weight to keep, evenly spread; None: all.
         rng: draws the rows; the windows are the first ones.
     """
 
@@ -99,17 +101,19 @@ class RecordingArithmetic(GemmArithmetic):
         *,
         rows: int = 256,
         windows: int = 2,
+        weight_rows: int | None = None,
         rng: np.random.Generator,
         observe: Observer | None = None,
         vector: VectorOps = FLOAT_VECTOR,
     ) -> None:
         super().__init__(observe, vector)
         self.samples: list[GemmSample] = []
-        self._row_count, self._windows, self._rng = rows, windows, rng
+        self._row_count, self._windows, self._weight_rows, self._rng = rows, windows, weight_rows, rng
         self._last: tuple[Tensor, Sample] | None = None
 
-    def product(self, op: str, a: Operand, b: Operand) -> Tensor:
+    def product(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
         out = self.multiply(a, b)
+        out = out if bias is None else out.add_(bias)
         if self._last is None or self._last[0] is not a.values:
             self._last = (a.values, self._sample(a, len(self.samples), draw=True))
         self.samples.append(
@@ -131,6 +135,8 @@ class RecordingArithmetic(GemmArithmetic):
         count = self._row_count if x.ndim == 2 else max(1, self._row_count // 4)
         if draw and x.shape[-2] > count:
             x = x[..., np.sort(self._rng.choice(x.shape[-2], count, replace=False)), :]
+        if operand.role is Role.WEIGHT and self._weight_rows is not None and len(x) > self._weight_rows:
+            x = x[np.arange(self._weight_rows) * len(x) // self._weight_rows]
         # A copy: the sample must not keep the whole tensor alive.
         return Sample(name=operand.name, role=operand.role, rows=x.copy(), extremes=extremes, source=source)
 
@@ -150,6 +156,8 @@ class ExactRecording(RecordingArithmetic):
 
 class QuantizedArithmetic(GemmArithmetic):
     """Products of encoded operands in the recipe's formats, accumulator and output format.
+
+    A bias is added in float32 before the output is rounded to its format.
 
     Args:
         plan: how each operand is encoded, from `plan_operands`.
@@ -175,7 +183,7 @@ class QuantizedArithmetic(GemmArithmetic):
         self._weights: MutableMapping[str, Encoded] = {} if weights is None else weights
         self._last: tuple[Tensor, TensorFormat, float, Encoded] | None = None
 
-    def product(self, op: str, a: Operand, b: Operand) -> Tensor:
+    def product(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
         try:
             encoded_a = self._streamed(op, a)
             if b.role is not Role.WEIGHT:
@@ -185,11 +193,22 @@ class QuantizedArithmetic(GemmArithmetic):
             else:
                 encoded_b = self._weights[op] = _encode(self._planned(op, b.name), b.values)
             report = self.reports.setdefault(op, GemmReport())
-            out = gemm(encoded_a, encoded_b, self.recipe.accumulator_for(op), report)
+            out = self.multiplied(op, encoded_a, encoded_b, report)
+            if bias is not None:
+                out += _to_numpy(bias)
             planned = self._planned(op, "output")
             return torch.from_numpy(planned.format.quantize(out, scale=planned.scale, out=out))
         except MacloomError as error:
             raise MacloomError(f"recipe {self.recipe.name!r}: {op}: {error}") from None
+
+    def multiplied(self, op: str, a: Encoded, b: Encoded, report: GemmReport) -> np.ndarray:
+        """Return the product of two encoded operands in the recipe's accumulator."""
+        return gemm(a, b, self.recipe.accumulator_for(op), report)
+
+    def encode_weight(self, op: str, values: Tensor) -> None:
+        """Encode the weight of an operation before its first product, which then needs no values of it."""
+        if op not in self._weights:
+            self._weights[op] = _encode(self._planned(op, "weight"), values)
 
     def _planned(self, op: str, operand: str) -> OperandPlan:
         try:

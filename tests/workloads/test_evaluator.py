@@ -19,7 +19,7 @@ from macloom.formats import get_format
 from macloom.workloads.evaluator import Evaluator, evaluate
 from macloom.workloads.lm.checkpoint import LanguageModel
 from macloom.workloads.lm.data import Text, stdlib_text
-from macloom.workloads.lm.model import LlamaConfig, forward
+from macloom.workloads.lm.model import FLOAT, LlamaConfig, forward
 from macloom.workloads.recipe import Recipe, load_recipe
 
 CONFIG = LlamaConfig(
@@ -294,3 +294,38 @@ def test_models_that_cannot_be_evaluated_are_refused() -> None:
         MacloomError, match=r"^model 'random': must give finite logits, not \d+ that are NaN or infinite"
     ):
         small(dataclasses.replace(model, parameters=parameters)).run(unquantized())
+
+
+def test_calibration_text_windows_and_recalibration() -> None:
+    other = Text(name="other", data=b"0123456789 " * 50)
+    evaluator = small(random_model(), calibration=other, calibration_windows=2)
+    first = evaluator.run("int4")
+    assert (first.calibration_text, first.calibration_sha256) == ("other", other.sha256)
+    again = evaluator.recalibrated(TEXT, windows=5, seed=3)
+    assert (again.calibration_text, again.calibration_windows, again.seed) == (TEXT, 5, 3)
+    assert again.reference is evaluator.reference
+    second = again.run("int4")
+    assert second.calibration_text == "pangrams"
+    assert second.searches != first.searches
+    assert (
+        small(random_model(), calibration=TEXT, calibration_windows=5, seed=3).run("int4").to_dict() == second.to_dict()
+    )
+    assert evaluator.run("int4").to_dict() == first.to_dict()
+    with pytest.raises(
+        MacloomError, match="calibration text 'short': must hold more than one context of 32 bytes, not 5"
+    ):
+        evaluator.recalibrated(Text(name="short", data=b"short"))
+    with pytest.raises(MacloomError, match="calibration_windows: must be a positive integer, not 0"):
+        evaluator.recalibrated(windows=0)
+
+
+def test_logits_of_other_tokens_and_their_text() -> None:
+    evaluator = small(random_model())
+    tokens = evaluator.encode("Fünf")
+    assert tokens.tolist() == list("Fünf".encode())
+    assert evaluator.decode(tokens) == "Fünf"
+    assert evaluator.decode(tokens[:2]) == "F\N{REPLACEMENT CHARACTER}"
+    padded = torch.cat((tokens, tokens[:1]))[None]
+    expected = forward(evaluator.model.parameters, CONFIG, tokens[None])
+    torch.testing.assert_close(evaluator.logits(FLOAT, tokens=padded), expected)
+    torch.testing.assert_close(evaluator.logits(FLOAT), evaluator.float_logits())

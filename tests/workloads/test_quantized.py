@@ -201,12 +201,12 @@ def test_masked_probabilities_are_exact_zeros(name: str) -> None:
     seen: list[np.ndarray] = []
 
     class Spy(QuantizedArithmetic):
-        def product(self, op: str, a: Operand, b: Operand) -> torch.Tensor:
+        def product(self, op: str, a: Operand, b: Operand, bias: torch.Tensor | None = None) -> torch.Tensor:
             if a.role is Role.PROBABILITY:
                 planned = self.plan[op, a.name]
                 encoded = planned.format.encode(a.values.numpy(), scale=planned.scale, clip=planned.choice.clip)
                 seen.append(encoded.decode())
-            return super().product(op, a, b)
+            return super().product(op, a, b, bias)
 
     forward(p, CONFIG, t, Spy(recipe, plan))
     later = np.triu(np.ones((16, 16), bool), 1)
@@ -290,3 +290,20 @@ def test_messages_name_the_recipe_and_the_operation() -> None:
     p["model.layers.1.mlp.up_proj.weight"] = p["model.layers.1.mlp.up_proj.weight"] * math.nan
     with pytest.raises(MacloomError, match=r"^recipe 'int4': model.layers.1.mlp.up_proj: .*NaN"):
         forward(p, CONFIG, t, QuantizedArithmetic(recipe, plan))
+
+
+def test_a_bias_is_added_before_the_output_is_rounded() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in ((5, 32), (7, 32)))
+    bias = torch.from_numpy(rng.standard_normal(7, np.float32))
+    recipe = load_recipe("int4")
+    recorder = RecordingArithmetic(rng=rng)
+    torch.testing.assert_close(recorder.linear("op", x, weight, bias), torch.nn.functional.linear(x, weight, bias))
+    plan = plan_operands(recipe, recorder.samples)
+    exact = dataclasses.replace(recipe, output=get_format("fp32"))
+    sums = QuantizedArithmetic(exact, plan_operands(exact, recorder.samples)).linear("op", x, weight) + bias
+    planned = plan["op", "output"]
+    expected = planned.format.quantize(sums.numpy(), scale=planned.scale)
+    assert np.array_equal(QuantizedArithmetic(recipe, plan).linear("op", x, weight, bias).numpy(), expected)
+    with_rounded_sums = planned.format.quantize((sums - bias).numpy(), scale=planned.scale) + bias.numpy()
+    assert not np.array_equal(with_rounded_sums, expected)

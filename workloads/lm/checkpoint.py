@@ -156,8 +156,12 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
     )
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, in name order."""
+def weight_files(directory: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, in name order.
+
+    Raises:
+        MacloomError: none, only pickle, or an index that names files that are not there.
+    """
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").is_file():
         return [directory / "model.safetensors"]
@@ -165,7 +169,8 @@ def _weight_files(directory: Path) -> list[Path]:
         if any(p.suffix in (".bin", ".pt", ".pth") for p in directory.iterdir()):
             raise MacloomError(
                 f"{directory}: holds its weights as pickle (*.bin, *.pt, *.pth), which runs code when it is read; "
-                "convert it to safetensors (save_pretrained of the loaded model) and give that directory"
+                "if you trust it, convert it once, with transformers: "
+                "AutoModelForCausalLM.from_pretrained(directory).save_pretrained(new_directory), and give the new one"
             )
         raise MacloomError(f"{directory}: has no model.safetensors and no model.safetensors.index.json")
     shards = read_json(index).get("weight_map")
@@ -190,7 +195,8 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
             raise MacloomError(f"{file}: is not a whole safetensors file ({error}); copy it again") from None
 
 
-def _sha256(files: list[Path]) -> str:
+def files_sha256(files: list[Path]) -> str:
+    """Return the hash of one file, or of the hashes of several in order."""
     digests: list[str] = []
     for file in files:
         with file.open("rb") as stream:
@@ -227,6 +233,21 @@ def _load_parameters(files: list[Path], config: LlamaConfig, where: Path) -> dic
     return {name: loaded[name] for name in shapes}
 
 
+def is_byte_llama(name_or_directory: str | Path) -> bool:
+    """Return whether `load_model` is for this: anything but a directory that holds another model.
+
+    >>> is_byte_llama("tiny")
+    True
+    """
+    path = Path(name_or_directory) / "config.json"
+    if str(name_or_directory) in EMBEDDED or not path.is_file():
+        return True
+    try:
+        return llama_config(read_json(path)).vocab_size == 256
+    except MacloomError:
+        return False
+
+
 def load_model(name_or_directory: str | Path) -> LanguageModel:
     """Read an embedded model by name, or a local Hugging Face directory that holds a Llama.
 
@@ -249,12 +270,12 @@ def load_model(name_or_directory: str | Path) -> LanguageModel:
     document = read_json(config_path)
     with located(config_path):
         config = llama_config(document)
-    files = _weight_files(directory)
+    files = weight_files(directory)
     training = directory / "training.json"
     return LanguageModel(
         name=name if name in EMBEDDED else directory.resolve().name,
         config=config,
         parameters=_load_parameters(files, config, directory),
-        sha256=_sha256(files),
+        sha256=files_sha256(files),
         training=read_json(training) if training.is_file() else {},
     )

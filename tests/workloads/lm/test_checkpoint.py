@@ -211,7 +211,7 @@ def test_no_weights_at_all_and_pickle_only(checkpoint: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     message = fails(checkpoint)
     assert message.startswith(f"{checkpoint}: holds its weights as pickle (*.bin, *.pt, *.pth)")
-    assert "convert it to safetensors" in message
+    assert "convert it once, with transformers" in message
 
 
 @pytest.mark.parametrize("weight_map", [None, {}, [], {GATE: 3}])

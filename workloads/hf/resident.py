@@ -1,0 +1,113 @@
+"""A model wholly in memory under one recipe: prefill, decode with a KV cache, greedy generation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from macloom.errors import MacloomError, require_positive_integer
+from macloom.workloads.evaluator import check_accumulators
+from macloom.workloads.hf.calibration import Calibration, Scales, plan_part
+from macloom.workloads.hf.evaluator import ModelEvaluator
+from macloom.workloads.hf.interfaces import Route
+from macloom.workloads.hf.keys import plan_stored
+from macloom.workloads.hf.products import Watch
+from macloom.workloads.hf.recipes import bound
+from macloom.workloads.hf.skeleton import Kind
+from macloom.workloads.hf.streams import FloatProducts
+from macloom.workloads.hf.text import Reader
+from macloom.workloads.quantized import GemmArithmetic, QuantizedArithmetic
+from macloom.workloads.recipe import Recipe, load_recipe
+
+
+class ResidentModel:
+    """A causal model whose weights stay in memory, encoded in the recipe's formats.
+
+    Args:
+        evaluator: gives the model, the calibration windows and their settings; it must not run meanwhile.
+        recipe: a recipe, a format string, a TOML file; None runs in float32.
+    """
+
+    def __init__(self, evaluator: ModelEvaluator, recipe: Recipe | str | Path | None) -> None:
+        skeleton = evaluator.skeleton
+        if skeleton.kind is not Kind.CAUSAL:
+            raise MacloomError(f"model {skeleton.name!r}: must be a {Kind.CAUSAL}, not a {skeleton.kind}")
+        self._skeleton, self._model = skeleton, skeleton.model
+        evaluator.weights.fill(self._model, "")
+        self._route = Route(FloatProducts(), evaluator.rope)
+        self._watch = Watch(self._model)
+        self._arithmetic: GemmArithmetic = self._route.arithmetic
+        if recipe is not None:
+            self._arithmetic = self._calibrated(evaluator, bound(load_recipe(recipe), skeleton.head))
+
+    def _calibrated(self, evaluator: ModelEvaluator, recipe: Recipe) -> QuantizedArithmetic:
+        tokens = evaluator.calibration_inputs["input_ids"]
+        parts = tokens.split(evaluator.batch)
+        calibration = Calibration(len(parts), np.random.default_rng(evaluator.seed))
+        for part in parts:
+            self._arithmetic = calibration.recorder()
+            self.logits(part)
+        samples = calibration.samples
+        check_accumulators(recipe, samples)
+        plan = plan_part(recipe, samples, evaluator.scales)
+        plan |= plan_stored(recipe, self._route.stored, evaluator.scales is Scales.DYNAMIC)
+        return QuantizedArithmetic(recipe, plan)
+
+    def logits(self, tokens: Tensor, cache: Any = None) -> Tensor:
+        """Return the logits (B, T, vocabulary) of tokens (B, T).
+
+        Args:
+            cache: from `new_cache`; holds the keys and values of earlier tokens, and of these afterwards.
+        """
+        self._route.arithmetic = self._arithmetic
+        with self._watch.running(self._route):
+            out = self._model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
+        return out.logits.float()
+
+    def new_cache(self) -> Any:
+        """Return an empty KV cache of transformers; windows of the model's attention included."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._model.config)
+
+    def generate(self, tokens: Tensor, count: int) -> Tensor:
+        """Return the `count` tokens, (B, count), that follow `tokens` (B, T), the most probable one each time."""
+        require_positive_integer("tokens", count)
+        cache, found = self.new_cache(), []
+        step = tokens
+        for _ in range(count):
+            step = self.logits(step, cache)[:, -1:].argmax(-1)
+            found.append(step)
+        return torch.cat(found, 1)
+
+
+def generate(
+    directory: str | Path, recipe: Recipe | str | Path | None, prompt: str, tokens: int, **options: Any
+) -> str:
+    """Return what a local model writes after `prompt` in the recipe's arithmetic, greedily.
+
+    The whole model must fit in memory.
+
+    Args:
+        recipe: None runs in float32.
+        tokens: how many to write.
+        options: `calibration`, `calibration_windows`, `context`, `scales`, `rope`, `seed` of `ModelEvaluator`.
+
+    Raises:
+        MacloomError: as `ModelEvaluator`, or a prompt and tokens that exceed the model's positions.
+    """
+    evaluator = ModelEvaluator(directory, **{"windows": 1, "calibration_windows": 2, "context": 256, **options})
+    reader = Reader(evaluator.checkpoint.directory, evaluator.skeleton)
+    ids = torch.from_numpy(reader.encode(prompt)[0])[None]
+    limit = evaluator.skeleton.positions
+    if limit is not None and ids.shape[1] + tokens > limit:
+        raise MacloomError(
+            f"tokens: must be at most {limit - ids.shape[1]}, what the prompt leaves of {limit}, not {tokens}"
+        )
+    if not ids.shape[1]:
+        raise MacloomError("prompt: must be at least one token, not empty")
+    return reader.tokenizer.decode(ResidentModel(evaluator, recipe).generate(ids, tokens)[0])
