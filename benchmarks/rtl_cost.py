@@ -18,15 +18,24 @@ import macloom
 from macloom._files import write_atomically
 from macloom.errors import MacloomError
 from macloom.formats import TensorFormat, get_format
-from macloom.formats.elements.minifloat import FP16
+from macloom.formats.accumulator import BlockAccumulator, get_accumulator
+from macloom.formats.elements.minifloat import BF16, FP16
+from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.tensor_core.record import TensorCoreAccumulator
+from macloom.formats.tensors.block import Block
 from macloom.rtl.array.design import Lane
 from macloom.rtl.catalog import accumulator_for, build
 from macloom.rtl.cost import STYLES, Netlist, gate_outputs, switching, synthesize
 from macloom.rtl.formats.encoder import encoder
-from macloom.rtl.pe.mac import Mac, accumulate, mac_step, operand_ports, products
+from macloom.rtl.formats.pair_encoder import pair_encoder
+from macloom.rtl.pe.block_dot import BlockDot, block_dot, block_dot_step
+from macloom.rtl.pe.mac import Mac, mac_step, operand_ports, products
+from macloom.rtl.pe.products import inputs_of
+from macloom.rtl.pe.register import accumulate
+from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot, tensor_dot_step
 from macloom.rtl.simulation import mismatches
 from macloom.rtl.toolchain import tool_version
-from macloom.rtl.unit import Unit
+from macloom.rtl.unit import WORD, Unit
 from macloom.rtl.yosys import version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +46,15 @@ FORMATS = (
 BASE = "int8"
 LAYERS = 3  # linear layers taken for stimuli, spread over the model
 OUTPUTS = 12  # dot products of each
+FIXED_POINT = ("fp8_e5m2",)  # elements whose sums no integer register of the arithmetic holds
+DOT_ROWS = 3  # rows of A and of B whose products the dot-product units compute
+DOTS = (  # blocks of eight, so that synthesis takes seconds
+    *((f"{name}:block=8", "block:fp32") for name in ("mxfp4", "mxint8", "mxfp8_e4m3", "nvfp4")),
+    ("mxfp4:block=8", "block:bf16"),
+    ("fp16", "tc:volta-fp16"),
+    ("fp8_e4m3", "tc:ada-fp8,block=8"),
+)
+BLOCK_ENCODERS = ("mxfp4:block=16", "nvfp4")
 
 
 def traced_operands() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -87,11 +105,11 @@ def element_trace(
             made: dict[str, np.ndarray] = {}
             for n, codes in sides.items():
                 made[f"exponent_{n}"], made[f"significand_{n}"] = lane.values(codes[row], slots)
-            total, totals = np.asarray(0), []
-            for term in products(made):
-                totals.append(int(total))
-                total = accumulate(mac.accumulator, total, term)
-            made["total"] = np.array(totals)
+            total, totals = 0, []
+            for term in products(made, mac.accumulator.bits):
+                totals.append(total)
+                total = int(accumulate(mac.accumulator, total, int(term)))
+            made["total"] = np.array(totals, object if mac.accumulator.bits > WORD else np.int64)
             for name, values in made.items():
                 columns.setdefault(name, []).append(values)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -124,7 +142,9 @@ def costs(name: str, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[st
     assert element is not None
     scaled = np.concatenate([_scaled(fmt, x[:OUTPUTS]).ravel() for x, _ in layers])
     codes = FP16.encode(np.clip(scaled, -FP16.max_value, FP16.max_value)).astype(np.int64)
-    if not hasattr(fmt, "outlier"):  # the pair encoder is a unit of its own
+    if isinstance(fmt, Ovp):  # of a pair, as the decoder
+        made["encoder"] = measured(pair_encoder(fmt), {"x0": codes[0::2], "x1": codes[1::2]})
+    else:
         made["encoder"] = measured(encoder(element, FP16), {"x": codes})
     ports = operand_ports(fmt)
     mac = Mac(a=ports, b=ports, accumulator=accumulator_for(fmt))
@@ -143,7 +163,57 @@ def _scaled(fmt: TensorFormat, x: np.ndarray) -> np.ndarray:
     return x / (scales * operand.outer)
 
 
-def toml(table: dict[str, dict[str, dict[str, Any]]]) -> str:
+def dot_design(name: str, accumulator: str) -> BlockDot | TensorDot:
+    """Return the dot-product unit of a format."""
+    fmt, chosen = get_format(name), get_accumulator(accumulator)
+    if isinstance(chosen, TensorCoreAccumulator):
+        return TensorDot(a=fmt, b=fmt, core=chosen)
+    assert isinstance(fmt, Block)
+    assert isinstance(chosen, BlockAccumulator)
+    return BlockDot(a=fmt, b=fmt, accumulator=chosen)
+
+
+def dot_row(name: str, accumulator: str, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Return the cost of a dot-product unit, all of its products at once, on the blocks of some outputs."""
+    design = dot_design(name, accumulator)
+    running, step = (
+        (block_dot(design), block_dot_step(design))
+        if isinstance(design, BlockDot)
+        else (tensor_dot(design), tensor_dot_step(design))
+    )
+    columns: dict[str, list[np.ndarray]] = {}
+    for inputs, weights in layers:
+        a, b = (design.a.encode(np.ascontiguousarray(x[:DOT_ROWS], np.float32)) for x in (inputs, weights))
+        made = inputs_of(design, a, b)
+        made["total"] = np.where(made["clear"] == 1, 0, running.model(made)["sum"])
+        for port in step.inputs:
+            columns.setdefault(port.name, []).append(made[port.name][:-1])
+    row = measured(step, {key: np.concatenate(parts) for key, parts in columns.items()})
+    products = design.size if isinstance(design, BlockDot) else design.core.block
+    return {"elements": products, **row, "flip_flops": design.register.bits}
+
+
+def block_encoder_row(name: str, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Return the cost of an encoder of blocks on activations."""
+    fmt = get_format(name)
+    assert isinstance(fmt, Block)
+    lines = []
+    for inputs, _ in layers:
+        x = np.ascontiguousarray(inputs[:OUTPUTS], np.float32)
+        x = x / np.float32(fmt.calibrate(x)) if fmt.two_level else x
+        lines.append(x[:, : x.shape[1] // fmt.size * fmt.size].reshape(-1, fmt.size))
+    codes = BF16.encode(np.concatenate(lines)).astype(np.int64)
+    return {"elements": fmt.size, **measured(build(fmt, "block-encoder"), {f"x{i}": c for i, c in enumerate(codes.T)})}
+
+
+def unit_rows(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Return the costs of units that work on several elements at a time, by format and unit."""
+    rows = {f"{name} exact": {"elements": 1, **costs(name, layers)["mac"]} for name in FIXED_POINT}
+    rows |= {f"{name} {accumulator}": dot_row(name, accumulator, layers) for name, accumulator in DOTS}
+    return rows | {f"{name} encoder": block_encoder_row(name, layers) for name in BLOCK_ENCODERS}
+
+
+def toml(table: dict[str, dict[str, dict[str, Any]]], groups: dict[str, dict[str, Any]]) -> str:
     """Return the committed table: provenance, then one section for each format and unit."""
     lines = [
         "# Gate counts and switching of the generated hardware; written by benchmarks/rtl_cost.py, not by hand.",
@@ -162,11 +232,14 @@ def toml(table: dict[str, dict[str, dict[str, Any]]]) -> str:
             lines.append(f'[costs."{name}".{unit}]')
             lines += [f"{key} = {value}" for key, value in row.items()]
             lines.append("")
+    lines += ["# Units that take `elements` products, or operands, at a time.", ""]
+    for name, row in groups.items():
+        lines += [f'[units."{name}"]', *(f"{key} = {value}" for key, value in row.items()), ""]
     return "\n".join(lines)
 
 
-def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Return the result page: one row for each format, ratios to the int8 element besides."""
+def markdown(table: dict[str, dict[str, dict[str, Any]]], groups: dict[str, dict[str, Any]]) -> str:
+    """Return the result page: one row for each format, ratios to the int8 element besides, and one for each unit."""
     base = table[BASE]["mac"]
     rows = [
         f"# Hardware cost\n\nWritten by `python benchmarks/rtl_cost.py` with {version()}. Two numbers are the two "
@@ -187,6 +260,21 @@ def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
         rows.append(
             f"| {name} | {' | '.join(codec)} | {_both(mac, 'transistors')} | {_span(both)} | {mac['flip_flops']} "
             f"| {_both(mac, 'depth')} | {_span(power)} |"
+        )
+    rows += [
+        "\nUnits of several elements: what one step of all of them takes, and the share of one element beside an int8"
+        "\nmultiplier with its 32-bit register. A float register, and the shifters before it, are in these numbers.\n",
+        "| unit | elements | transistors | depth | flip-flops | transistors of one, to int8 | switching of one |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in groups.items():
+        each = [
+            [row[f"{figure}_{s}"] / row["elements"] / base[f"{figure}_{s}"] for s in STYLES]
+            for figure in ("transistors", "switching")
+        ]
+        rows.append(
+            f"| {name} | {row['elements']} | {_both(row, 'transistors')} | {_both(row, 'depth')} "
+            f"| {row.get('flip_flops', '')} | {_span(each[0])} | {_span(each[1])} |"
         )
     return "\n".join(rows) + "\n"
 
@@ -210,9 +298,10 @@ def main() -> None:
     for name in FORMATS:
         table[name] = costs(name, layers)
         print(name, {unit: row["transistors_alumacc"] for unit, row in table[name].items()}, flush=True)
-    write_atomically(out / "arch" / "rtl_costs.toml", toml(table))
-    write_atomically(out / "benchmarks" / "results" / "rtl_cost.md", markdown(table))
-    print(markdown(table))
+    groups = unit_rows(layers)
+    write_atomically(out / "arch" / "rtl_costs.toml", toml(table, groups))
+    write_atomically(out / "benchmarks" / "results" / "rtl_cost.md", markdown(table, groups))
+    print(markdown(table, groups))
 
 
 if __name__ == "__main__":

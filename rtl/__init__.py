@@ -14,6 +14,7 @@ _HOMES = {
     "decoder": "formats.decoder",
     "encoder": "formats.encoder",
     "pair_decoder": "formats.pair_decoder",
+    "pair_encoder": "formats.pair_encoder",
     "emit": "emit",
     "verilog": "export",
     "check_exhaustively": "simulation",

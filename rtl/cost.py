@@ -22,7 +22,7 @@ import numpy as np
 
 from macloom.errors import MacloomError
 from macloom.rtl.export import verilog
-from macloom.rtl.unit import Port, Unit, Values
+from macloom.rtl.unit import WORD, Port, Unit, Values
 from macloom.rtl.yosys import run, version
 
 # How yosys maps adders: its own macro cells, or as the circuit writes them.
@@ -115,7 +115,8 @@ def net_values(netlist: Netlist, inputs: Mapping[Port, np.ndarray]) -> dict[Any,
     for port, integers in inputs.items():
         bits = port.bits_of(integers)
         for k, net in enumerate(netlist.module["ports"][port.name]["bits"]):
-            values[net] = (bits >> np.uint64(k) & np.uint64(1)).astype(bool)
+            one = bits >> k & 1 if bits.dtype == object else bits >> np.uint64(k) & np.uint64(1)
+            values[net] = one.astype(bool)
     count = len(next(iter(values.values())))
     constants = {"0": np.zeros(count, bool), "1": np.ones(count, bool), "x": np.zeros(count, bool)}
     waiting = {c["connections"]["Y"][0]: c for c in netlist.module["cells"].values()}
@@ -142,9 +143,10 @@ def gate_outputs(netlist: Netlist, unit: Unit, inputs: Values) -> dict[str, np.n
     count = len(next(iter(values.values())))
     out = {}
     for port in unit.outputs:
-        bits = np.zeros(count, np.uint64)
+        word = object if port.width > WORD else np.uint64
+        bits = np.zeros(count, word)
         for k, net in enumerate(netlist.module["ports"][port.name]["bits"]):
             one = values[net] if net in values else np.full(count, net == "1")
-            bits |= one.astype(np.uint64) << np.uint64(k)
+            bits |= one.astype(word) << (k if word is object else np.uint64(k))
         out[port.name] = port.values_of(bits)
     return out

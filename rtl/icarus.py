@@ -31,7 +31,9 @@ def simulate(unit: Unit, *, text: str | None = None, count: int = 2_000) -> str:
         MacloomError: Icarus Verilog is not installed, or cannot read the module.
     """
     if not available():
-        raise MacloomError("rtl: simulation in Icarus Verilog needs iverilog and vvp on the path; install your system's")
+        raise MacloomError(
+            "rtl: simulation in Icarus Verilog needs iverilog and vvp on the path; install your system's"
+        )
     inputs = some_inputs(unit, count)
     vectors = len(next(iter(inputs.values())))
     with TemporaryDirectory() as name:

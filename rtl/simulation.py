@@ -14,7 +14,7 @@ import numpy as np
 import pyrtl
 
 from macloom.errors import MacloomError
-from macloom.rtl.unit import Unit, Values, elaborate
+from macloom.rtl.unit import WORD, Port, Unit, Values, elaborate
 
 WIDEST_EXHAUSTIVE = 16
 # Vectors times nets above which compiling the simulation pays.
@@ -31,29 +31,44 @@ class CompiledCircuit:
         run.argtypes = [ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p]
         self._inputs = self._simulation._inputs_metadata
         self._outputs = self._simulation._outputs_metadata
+        ports = (wire.name for wire in block.wirevector_subset((pyrtl.Output,)))
+        self._wide = [name for name in ports if self._outputs[name].length > 1]
 
     def run(self, inputs: Values) -> dict[str, np.ndarray]:
-        """Return the bits (uint64) of every output and register for each step of the input bits (uint64)."""
+        """Return the bits of every output and register of up to 64 bits for each step, and of wider outputs.
+
+        Bits are uint64, and Python integers for ports of more than 64.
+        """
         steps = len(next(iter(inputs.values())))
-        into = np.zeros((steps, self._simulation._inputs_array_length), np.uint64)
+        into: Any = np.zeros((steps, self._simulation._inputs_array_length), np.uint64)
         out = np.zeros((steps, self._simulation._outputs_array_length), np.uint64)
+        bits: Any
         for name, bits in inputs.items():
-            if self._inputs[name].length != 1:
-                raise MacloomError(f"rtl: input {name} must have at most 64 bits")
-            into[:, self._inputs[name].start] = bits
+            place = self._inputs[name]
+            for word in range(place.length):
+                part = bits if place.length == 1 else bits >> (WORD * word) & ((1 << WORD) - 1)
+                np.copyto(into[:, place.start + word], part, casting="unsafe")
         self._simulation._sim_run_all(steps, into.ctypes.data, out.ctypes.data)
-        return {name: out[:, place.start] for name, place in self._outputs.items() if place.length == 1}
+        made: dict[str, np.ndarray] = {
+            name: out[:, place.start] for name, place in self._outputs.items() if place.length == 1
+        }
+        for name in self._wide:
+            place = self._outputs[name]
+            words = (out[:, place.start + word].astype(object) << (WORD * word) for word in range(place.length))
+            made[name] = sum(words, np.zeros(steps, object))
+        return made
 
 
 def run_block(block: pyrtl.Block, inputs: Values) -> dict[str, np.ndarray]:
-    """Return the bits of every output for each step; `inputs` are bits (uint64) by port name."""
+    """Return the bits of every output for each step; `inputs` are bits (`Port.bits_of`) by port name."""
     steps = len(next(iter(inputs.values())))
     if steps * len(block.logic) >= COMPILED_FROM:
         return CompiledCircuit(block).run(inputs)
-    names = [wire.name for wire in block.wirevector_subset((pyrtl.Output,))]
+    widths = {wire.name: len(wire) for wire in block.wirevector_subset((pyrtl.Output,))}
+    names = list(widths)
     with pyrtl.set_working_block(block, no_sanity_check=True):
         simulation = pyrtl.FastSimulation(tracer=None, block=block)  # pyright: ignore[reportArgumentType]
-        out = {name: np.empty(steps, np.uint64) for name in names}
+        out = {name: np.empty(steps, np.uint64 if widths[name] <= WORD else object) for name in names}
         columns = {name: bits.tolist() for name, bits in inputs.items()}
         for step in range(steps):
             simulation.step({name: column[step] for name, column in columns.items()})
@@ -102,10 +117,19 @@ def some_inputs(unit: Unit, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         ones = (1 << port.width) - 1
         corners = sorted({0, ones, *(1 << k for k in range(port.width)), *(ones >> k for k in range(port.width))})
         share = rng.random(count) < 0.25
-        random = rng.integers(0, ones, count, dtype=np.uint64, endpoint=True)
-        bits = np.where(share, rng.choice(np.array(corners, np.uint64), count), random)
+        random = _random_bits(port, count, rng)
+        bits = np.where(share, rng.choice(np.array(corners, random.dtype), count), random)
         inputs[port.name] = port.values_of(bits)
     return inputs
+
+
+def _random_bits(port: Port, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random patterns of a port."""
+    if port.width <= WORD:
+        return rng.integers(0, (1 << port.width) - 1, count, dtype=np.uint64, endpoint=True)
+    words = rng.integers(0, 1 << 32, (-(-port.width // 32), count)).astype(object)
+    total = sum(word << 32 * k for k, word in enumerate(words))
+    return np.asarray(total, object) & ((1 << port.width) - 1)
 
 
 def mismatches(unit: Unit, inputs: Values, outputs: Values) -> np.ndarray:

@@ -20,7 +20,8 @@ def expected_bits(unit: Unit, inputs: Values) -> list[tuple[int, int, int]]:
     count = len(next(iter(inputs.values())))
     ones = np.ones(count, bool)
     masks = {
-        p.name: np.where(np.broadcast_to(cares.get(p.name, ones), count), (1 << p.width) - 1, 0) for p in unit.outputs
+        p.name: np.broadcast_to(cares.get(p.name, ones), count).astype(object) * ((1 << p.width) - 1)
+        for p in unit.outputs
     }
     columns = [
         _joined(unit.inputs, {p.name: p.bits_of(inputs[p.name]) for p in unit.inputs}, count),

@@ -16,6 +16,9 @@ from macloom.errors import MacloomError, require_positive_integer
 Wires = Mapping[str, pyrtl.WireVector]
 Values = Mapping[str, np.ndarray]
 
+# Bits of a machine word; values of wider ports are Python integers.
+WORD = 64
+
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
@@ -33,22 +36,28 @@ class Port:
         require_positive_integer(f"port {self.name}.width", self.width)
 
     def bits_of(self, values: np.ndarray) -> np.ndarray:
-        """Return the bit patterns (uint64) of integers that fit the port.
+        """Return the bit patterns (uint64, Python integers beyond 64 bits) of integers that fit the port.
 
         Raises:
             MacloomError: a value does not fit.
         """
-        values = np.asarray(values, np.int64)
+        values = np.asarray(values, object if self.width > WORD else np.int64)
         low, high = (
             (-(1 << (self.width - 1)), (1 << (self.width - 1)) - 1) if self.signed else (0, (1 << self.width) - 1)
         )
         if values.size and not (low <= int(values.min()) and int(values.max()) <= high):
             bad = values[(values < low) | (values > high)].flat[0]
             raise MacloomError(f"port {self.name}: {int(bad)} is not in [{low}, {high}]")
+        if self.width > WORD:
+            return values & ((1 << self.width) - 1)
         return values.astype(np.uint64) & np.uint64((1 << self.width) - 1)
 
     def values_of(self, bits: np.ndarray) -> np.ndarray:
-        """Return the integers (int64) that bit patterns stand for."""
+        """Return the integers (int64, Python's beyond 64 bits) that bit patterns stand for."""
+        if self.width > WORD:
+            wide = np.asarray(bits, object)
+            half = 1 << (self.width - 1) if self.signed else 0
+            return (wide ^ half) - half
         values = np.asarray(bits, np.uint64).astype(np.int64)
         if self.signed and self.width < 64:
             half = np.int64(1 << (self.width - 1))

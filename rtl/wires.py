@@ -104,6 +104,22 @@ def leading_zeros(wire: WireVector) -> WireVector:
     return count
 
 
+def normalised(wire: WireVector) -> tuple[WireVector, WireVector]:
+    """Return the unsigned number shifted left until its highest bit is 1, equally wide, and by how much.
+
+    The amount means nothing for zero, which stays zero.
+    """
+    width, amount = len(wire), []
+    for k in reversed(range(max((width - 1).bit_length(), 1))):
+        step = 1 << k
+        if step >= width:
+            continue
+        clear = no_bit(wire[width - step :])
+        wire = pyrtl.select(clear, pyrtl.concat(wire[: width - step], constant(0, step)), wire)
+        amount.append(clear)
+    return wire, pyrtl.concat(*amount) if amount else constant(0, 1)
+
+
 def shifted_left(wire: WireVector, amount: WireVector, width: int) -> WireVector:
     """Return the unsigned number shifted left, cut to `width` bits."""
     result = widened(wire, width) if len(wire) <= width else low(wire, width)
@@ -126,6 +142,17 @@ def shifted_right_sticky(wire: WireVector, amount: WireVector) -> tuple[WireVect
             moved, out = constant(0, width), any_bit(result)
         lost = lost | (amount[k] & out)
         result = pyrtl.select(amount[k], moved, result)
+    return result, lost
+
+
+def shifted_right_signed(number: WireVector, amount: WireVector) -> tuple[WireVector, WireVector]:
+    """Return the two's complement number shifted right, equally wide, and whether a one was shifted out."""
+    result, lost = number, constant(0, 1)
+    width = len(number)
+    for k in range(len(amount)):
+        step = min(1 << k, width - 1)
+        lost = lost | (amount[k] & any_bit(low(result, step)))
+        result = pyrtl.select(amount[k], result[step:].sign_extended(width), result)
     return result, lost
 
 

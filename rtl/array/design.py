@@ -14,12 +14,15 @@ from macloom.arch import Dataflow
 from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats.accumulator import IntegerAccumulator
 from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.requantize import Requantize
 from macloom.formats.tensor import TensorFormat
 from macloom.rtl import wires as w
+from macloom.rtl.epilogue import WORD as SUM_BITS
+from macloom.rtl.epilogue import column, column_ports, column_values, encoded_sum, encoded_sums
 from macloom.rtl.formats.decoder import decoder, identifier
 from macloom.rtl.formats.pair_decoder import pair_decoder
 from macloom.rtl.pe.mac import Mac, operand_ports
-from macloom.rtl.unit import Unit
+from macloom.rtl.unit import Port, Unit, Values, Wires
 
 # Counters of the controller: streamed vectors, folds along rows and columns.
 COUNT_BITS = 16
@@ -31,6 +34,7 @@ class ArrayDesign:
 
     Attributes:
         accumulator: applied at every product, in ascending order of the reduction axis.
+        epilogue: encoders of the sums at the border; multiplier, shift and bias come through ports.
     """
 
     a: TensorFormat
@@ -39,6 +43,7 @@ class ArrayDesign:
     cols: int
     dataflow: Dataflow = Dataflow.OS
     accumulator: IntegerAccumulator = IntegerAccumulator()
+    epilogue: Requantize | None = None
 
     def __post_init__(self) -> None:
         require_positive_integer("rtl.rows", self.rows)
@@ -50,6 +55,10 @@ class ArrayDesign:
             )
         if self.dataflow is Dataflow.WS and self.rows % 2 and any(isinstance(f, Ovp) for f in (self.a, self.b)):
             raise MacloomError(f"rtl.rows: must be even, so that a pair lies in one fold of K, not {self.rows}")
+        if self.epilogue is not None and self.accumulator.bits > SUM_BITS:
+            raise MacloomError(
+                f"rtl.accumulator: output encoders take sums of up to {SUM_BITS} bits, not {self.accumulator.bits}"
+            )
         _ = self.mac
 
     @cached_property
@@ -59,7 +68,8 @@ class ArrayDesign:
     @property
     def module(self) -> str:
         names = identifier(self.a.name) if self.a == self.b else f"{identifier(self.a.name)}_{identifier(self.b.name)}"
-        return f"{names}_{self.dataflow.value}_array_{self.rows}x{self.cols}"
+        encodes = "" if self.epilogue is None else f"_to_{self.epilogue.output.name}"
+        return f"{names}_{self.dataflow.value}_array_{self.rows}x{self.cols}{encodes}"
 
     @property
     def facts(self) -> dict[str, object]:
@@ -71,6 +81,35 @@ class ArrayDesign:
             "accumulator": self.accumulator.name,
             "unit_exponent": self.mac.unit_exponent,
         }
+
+    @property
+    def border_inputs(self) -> tuple[Port, ...]:
+        """Ports of the output encoders."""
+        return () if self.epilogue is None else column_ports(self.cols)
+
+    @property
+    def border_outputs(self) -> tuple[Port, ...]:
+        if self.epilogue is None:
+            return ()
+        output = self.epilogue.output
+        return tuple(Port(name=f"code{j}", width=output.bits, signed=output.signed) for j in range(self.cols))
+
+    def encoded(self, sums: Wires, inputs: Wires) -> dict[str, WireVector]:
+        """Return the codes of the sums on `sum0`, ..., where the array has encoders."""
+        if self.epilogue is None:
+            return {}
+        return {f"code{j}": encoded_sum(self.epilogue, sums[f"sum{j}"], column(inputs, j)) for j in range(self.cols)}
+
+    def encoded_values(self, sums: Values, inputs: Values, valid: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the same in software, in the cycles that count."""
+        if self.epilogue is None:
+            return {}
+        made, at = {}, np.flatnonzero(valid)
+        for j in range(self.cols):
+            channel = {name: values[at] for name, values in column_values(inputs, j).items()}
+            made[f"code{j}"] = np.zeros(len(valid), np.int64)
+            made[f"code{j}"][at] = encoded_sums(self.epilogue, np.asarray(sums[f"sum{j}"])[at], channel)
+        return made
 
     def lane(self, fmt: TensorFormat) -> Lane:
         """Return what one border lane of this format is."""

@@ -14,7 +14,9 @@ from macloom.formats.tensor import Encoded
 from macloom.rtl import wires as w
 from macloom.rtl.array.controller import CONTROL_INPUTS, CONTROL_OUTPUTS, folds_of, sequencer
 from macloom.rtl.array.design import ArrayDesign, delayed
-from macloom.rtl.pe.mac import accumulate, accumulate_wires, product_wires
+from macloom.rtl.epilogue import channel_values
+from macloom.rtl.pe.mac import product_wires
+from macloom.rtl.pe.register import accumulate, accumulate_wires
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 Pair = tuple[WireVector, WireVector]
@@ -63,7 +65,8 @@ def array(design: ArrayDesign) -> Unit:
             from_above = below
         row = w.low(w.constant(rows - 1, row_bits) - w.low(control.cycle - drain, row_bits), row_bits)
         made = {**control.outputs, "read": reading, "sum_valid": shifting, "sum_row": row}
-        return {**made, **{f"sum{j}": _plain(sums[rows - 1][j]) for j in range(cols)}}
+        out = {f"sum{j}": _plain(sums[rows - 1][j]) for j in range(cols)}
+        return {**made, **out, **design.encoded(out, inputs)}
 
     def model(inputs: Values) -> Values:
         folds, made = folds_of(inputs, overhead(design))
@@ -86,21 +89,24 @@ def array(design: ArrayDesign) -> Unit:
                 total = accumulate(design.accumulator, total, product)
             out[first : first + rows] = total[::-1]
         sums = {f"sum{j}": out[:, j] for j in range(cols)}
-        return {**made, "read": read, "sum_valid": valid, "sum_row": at, **sums}
+        codes = design.encoded_values(sums, inputs, valid)
+        return {**made, "read": read, "sum_valid": valid, "sum_row": at, **sums, **codes}
 
     def cares(inputs: Values) -> Values:
         valid = model(inputs)["sum_valid"] == 1
-        return {name: valid for name in ("sum_row", *(f"sum{j}" for j in range(cols)))}  # noqa: C420
+        borders = (port.name for port in design.border_outputs)
+        return {name: valid for name in ("sum_row", *(f"sum{j}" for j in range(cols)), *borders)}  # noqa: C420
 
     return Unit(
         module=design.module,
-        inputs=(*CONTROL_INPUTS, *data),
+        inputs=(*CONTROL_INPUTS, *data, *design.border_inputs),
         outputs=(
             *CONTROL_OUTPUTS,
             Port(name="read", width=1),
             Port(name="sum_valid", width=1),
             Port(name="sum_row", width=row_bits),
             *(Port(name=f"sum{j}", width=bits, signed=True) for j in range(cols)),
+            *design.border_outputs,
         ),
         circuit=circuit,
         model=model,
@@ -133,10 +139,12 @@ class Job:
             "b": padded(design.lane(design.b).codes_of(b.elements), self.col_folds * design.cols),
         }
         self._sums = np.zeros((self.row_folds * design.rows, self.col_folds * design.cols), np.int64)
+        self._codes = np.zeros_like(self._sums)
+        self.channels = padded_channels(design, self.n, self.col_folds)
 
     def inputs(self, row: int, col: int, length: int) -> dict[str, np.ndarray]:
         """Return the codes on every port during a fold."""
-        made = {}
+        made = channel_inputs(self.design, self.channels, col, length)
         for name, first, count in (
             ("a", row * self.design.rows, self.design.rows),
             ("b", col * self.design.cols, self.design.cols),
@@ -151,13 +159,39 @@ class Job:
         rows, cols = self.design.rows, self.design.cols
         steps = np.flatnonzero(out["sum_valid"])
         for j in range(cols):
-            self._sums[row * rows + np.asarray(out["sum_row"])[steps], col * cols + j] = out[f"sum{j}"][steps]
+            lines = row * rows + np.asarray(out["sum_row"])[steps]
+            self._sums[lines, col * cols + j] = out[f"sum{j}"][steps]
+            if self.channels:
+                self._codes[lines, col * cols + j] = out[f"code{j}"][steps]
 
     @property
     def sums(self) -> np.ndarray:
         return self._sums[: self.m, : self.n]
 
+    @property
+    def encoded(self) -> np.ndarray:
+        return self._codes[: self.m, : self.n]
+
 
 def padded(codes: np.ndarray, rows: int) -> np.ndarray:
     """Return codes with rows of code 0 below, whose sums nobody reads."""
     return np.pad(codes, ((0, rows - codes.shape[0]), (0, 0)))
+
+
+def padded_channels(design: ArrayDesign, columns: int, folds: int) -> dict[str, np.ndarray]:
+    """Return multiplier, shift and bias of every column of all folds, none without output encoders."""
+    if design.epilogue is None:
+        return {}
+    values = channel_values(design.epilogue, columns)
+    return {name: np.pad(value, (0, folds * design.cols - columns)) for name, value in values.items()}
+
+
+def channel_inputs(
+    design: ArrayDesign, channels: dict[str, np.ndarray], col: int, length: int
+) -> dict[str, np.ndarray]:
+    """Return what the output encoders of a fold read in every cycle."""
+    return {
+        f"{name}{j}": np.full(length, values[col * design.cols + j])
+        for name, values in channels.items()
+        for j in range(design.cols)
+    }

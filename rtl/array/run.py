@@ -66,10 +66,12 @@ class ArrayRun:
     Attributes:
         sums: int64 (M, N), the registers' final values, in units of 2**unit_exponent.
         cycles: cycles for which the array was busy.
+        codes: int64 (M, N), what the output encoders made of the sums; None without any.
     """
 
     sums: np.ndarray
     cycles: int
+    codes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class ArraySimulation:
         last = self._step({"start": [0]})
         if last["busy"][0] or not last["done"][0]:
             raise MacloomError("rtl array: is not done when it must be")
-        return ArrayRun(job.sums, busy)
+        return ArrayRun(job.sums, busy, None if design.epilogue is None else job.encoded)
 
     def _step(self, inputs: dict) -> dict[str, np.ndarray]:
         """Run as many cycles as the inputs have; ports that are not named get 0."""

@@ -15,9 +15,10 @@ from macloom.formats.tensor import Encoded
 from macloom.rtl import wires as w
 from macloom.rtl.array.controller import CONTROL_INPUTS, CONTROL_OUTPUTS, folds_of, sequencer
 from macloom.rtl.array.design import ArrayDesign, delayed
+from macloom.rtl.array.output_stationary import channel_inputs, padded, padded_channels, passed
 from macloom.rtl.array.output_stationary import overhead as overhead
-from macloom.rtl.array.output_stationary import padded, passed
-from macloom.rtl.pe.mac import accumulate, accumulate_wires, product_wires
+from macloom.rtl.pe.mac import product_wires
+from macloom.rtl.pe.register import accumulate, accumulate_wires
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 
@@ -69,7 +70,8 @@ def array(design: ArrayDesign) -> Unit:
         sums: dict[str, WireVector] = {
             f"sum{j}": delayed([totals[j]], cols - 1 - j, f"deskew{j}")[0][:] for j in range(cols)
         }
-        return {**control.outputs, "load": loading, "read": reading, "sum_valid": valid, **sums}
+        codes = design.encoded(sums, inputs)
+        return {**control.outputs, "load": loading, "read": reading, "sum_valid": valid, **sums, **codes}
 
     def model(inputs: Values) -> Values:
         folds, made = folds_of(inputs, overhead(design))
@@ -91,19 +93,23 @@ def array(design: ArrayDesign) -> Unit:
                 product = (np.where(used, ia[i], 0)[:, None] * ib[i]) << (ea[i][:, None] + eb[i])
                 total = accumulate(design.accumulator, total, product)
             out[first : first + fold.depth] = total
-        return {**made, "load": load, "read": read, "sum_valid": valid, **{f"sum{j}": out[:, j] for j in range(cols)}}
+        sums = {f"sum{j}": out[:, j] for j in range(cols)}
+        codes = design.encoded_values(sums, inputs, valid)
+        return {**made, "load": load, "read": read, "sum_valid": valid, **sums, **codes}
 
     def cares(inputs: Values) -> Values:
         valid = model(inputs)["sum_valid"] == 1
-        return {f"sum{j}": valid for j in range(cols)}
+        borders = (port.name for port in design.border_outputs)
+        return {name: valid for name in (*(f"sum{j}" for j in range(cols)), *borders)}  # noqa: C420
 
     return Unit(
         module=design.module,
-        inputs=(*CONTROL_INPUTS, *data),
+        inputs=(*CONTROL_INPUTS, *data, *design.border_inputs),
         outputs=(
             *CONTROL_OUTPUTS,
             *(Port(name=name, width=1) for name in ("load", "read", "sum_valid")),
             *(Port(name=f"sum{j}", width=bits, signed=True) for j in range(cols)),
+            *design.border_outputs,
         ),
         circuit=circuit,
         model=model,
@@ -124,12 +130,15 @@ class Job:
         self.a = padded(design.lane(design.a).codes_of(a.elements)[:, : self.k].T, height)
         self.b = padded(padded(design.lane(design.b).codes_of(b.elements)[:, : self.k], width).T, height)
         self._sums = np.zeros((self.depth, width), np.int64)
+        self._codes = np.zeros_like(self._sums)
+        self.channels = padded_channels(design, self.n, self.col_folds)
 
     def inputs(self, row: int, col: int, length: int) -> dict[str, np.ndarray]:
         """Return the codes and sums on every port during a fold."""
         rows, cols = self.design.rows, self.design.cols
         reads = slice(rows, rows + self.depth)
         made = {"rows_used": np.full(length, min(rows, self.k - row * rows))}
+        made |= channel_inputs(self.design, self.channels, col, length)
         for i in range(rows):
             made[f"a{i}"] = np.zeros(length, np.int64)
             made[f"a{i}"][reads] = self.a[row * rows + i]
@@ -144,7 +153,13 @@ class Job:
         steps = np.flatnonzero(out["sum_valid"])
         for j in range(self.design.cols):
             self._sums[:, col * self.design.cols + j] = out[f"sum{j}"][steps]
+            if self.channels:  # the last fold along K has the codes of whole sums
+                self._codes[:, col * self.design.cols + j] = out[f"code{j}"][steps]
 
     @property
     def sums(self) -> np.ndarray:
         return self._sums[:, : self.n]
+
+    @property
+    def encoded(self) -> np.ndarray:
+        return self._codes[:, : self.n]

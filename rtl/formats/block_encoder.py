@@ -19,6 +19,7 @@ from macloom.formats.elements.minifloat import BF16, FloatFormat
 from macloom.formats.policy import Rounding
 from macloom.formats.tensors.block import Block, ScaleRule
 from macloom.rtl import wires as w
+from macloom.rtl.formats.block_stimuli import blocks
 from macloom.rtl.formats.decoder import identifier
 from macloom.rtl.formats.encoder import Conversion, rounded_raw, unpack_float
 from macloom.rtl.unit import Port, Unit, Values, Wires
@@ -93,7 +94,7 @@ def block_encoder(fmt: Block, source: FloatFormat = BF16, module: str | None = N
         circuit=circuit,
         model=model,
         cares=cares,
-        stimuli=lambda count, seed: _blocks(fmt.size, source, count, seed),
+        stimuli=lambda count, seed: blocks(fmt.size, source, count, seed),
         facts={
             "format": fmt.name,
             "code_bits": element.bits,
@@ -117,21 +118,3 @@ def _raised(fmt: Block, significand: WireVector) -> WireVector:
             return pyrtl.and_all_bits(below[-bits:]) if len(below) >= bits else w.constant(0, 1)
         case _:
             return w.constant(0, 1)
-
-
-def _blocks(size: int, source: FloatFormat, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Return blocks of finite values of many magnitudes, with zeros, subnormals and neighbours of powers of two."""
-    rng = np.random.default_rng(seed)
-    finite = np.flatnonzero(np.isfinite(source.values))
-    base = rng.integers(0, len(finite), (count, 1))
-    near = source.mantissa_bits + 3
-    spread = rng.integers(-(1 << near), (1 << near) + 1, (count, size))
-    codes = finite[np.clip(base + spread * (rng.random((count, 1)) < 0.7), 0, len(finite) - 1)]
-    anywhere = finite[rng.integers(0, len(finite), (count, size))]
-    codes = np.where(rng.random((count, size)) < 0.1, anywhere, codes)
-    codes = np.where(rng.random((count, size)) < 0.1, 0, codes)
-    powers = (codes >> source.mantissa_bits << source.mantissa_bits) + rng.integers(-2, 3, (count, size))
-    codes = np.where((rng.random((count, 1)) < 0.3) & (codes > 4), powers, codes)
-    codes = np.where(np.isfinite(source.values[codes & ((1 << source.bits) - 1)]), codes, 0)
-    codes[0] = 0
-    return {f"x{i}": codes[:, i].astype(np.int64) & ((1 << source.bits) - 1) for i in range(size)}

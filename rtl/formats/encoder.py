@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import pyrtl
@@ -90,8 +91,7 @@ def encoder(
     codes, defined = code_table(conversion)
 
     def circuit(inputs: Wires) -> Wires:
-        make = rounded if _on_a_grid(conversion) else searched
-        return {"code": make(conversion, inputs["x"])}
+        return {"code": encoded(conversion, inputs["x"])}
 
     def pattern(inputs: Values) -> np.ndarray:
         return np.asarray(inputs["x"]) & ((1 << source.bits) - 1)
@@ -111,6 +111,11 @@ def encoder(
             "overflow": overflow.value,
         },
     )
+
+
+def encoded(conversion: Conversion, x: WireVector) -> WireVector:
+    """Return the code of an input, by the rounder where the element's grid has one, else by search."""
+    return rounded(conversion, x) if _on_a_grid(conversion) else searched(conversion, x)
 
 
 def _on_a_grid(conversion: Conversion) -> bool:
@@ -140,16 +145,33 @@ class Raw:
     infinity: WireVector | None = None
 
 
-def unpack_float(source: FloatFormat, x: WireVector, *, normalise: bool) -> Raw:
+class FloatFields(Protocol):
+    """What `unpack_float` asks of a float: its fields, and which codes are no finite numbers."""
+
+    @property
+    def exponent_bits(self) -> int: ...
+    @property
+    def mantissa_bits(self) -> int: ...
+    @property
+    def min_exponent(self) -> int: ...
+    @property
+    def specials(self) -> Specials: ...
+    @property
+    def signed(self) -> bool: ...
+    @property
+    def zero(self) -> bool: ...
+
+
+def unpack_float(source: FloatFields, x: WireVector, *, normalise: bool) -> Raw:
     """Split a float; its subnormals get a leading one if they are to be normalised."""
     t, e = source.mantissa_bits, source.exponent_bits
     field = x[t : t + e]
-    normal = w.any_bit(field)
+    normal = w.any_bit(field) if source.zero else w.constant(1, 1)
     significand = pyrtl.concat(normal, x[:t]) if t else normal
     width = e + 2 + t.bit_length()
     stored = w.widened(field, width) + w.widened(w.inverted(normal), width)
-    exponent = w.low(stored + w.constant(source.min_exponent - 1, width), width)
-    if normalise:
+    exponent = w.low(stored + w.constant(source.min_exponent - int(source.zero), width), width)
+    if normalise and source.zero:
         zeros = w.leading_zeros(significand)
         significand = w.shifted_left(significand, zeros, len(significand))
         exponent = w.low(exponent - w.widened(zeros, width), width)
@@ -195,7 +217,14 @@ def rounded_raw(conversion: Conversion, raw: Raw) -> WireVector:
     element = conversion.element
     assert isinstance(element, FloatFormat | IntFormat)
     assert element.steps is not None
-    t, lowest = element.steps
+    magnitude = rounded_magnitude(raw, *element.steps, conversion.mode)
+    if isinstance(element, IntFormat):
+        return _packed_integer(element, raw, magnitude)
+    return _packed_float(element, conversion.overflow, raw, magnitude)
+
+
+def rounded_magnitude(raw: Raw, t: int, lowest: int, mode: Rounding) -> WireVector:
+    """Return the code of a magnitude on a grid with t mantissa bits from 2**lowest on; it may exceed any format's."""
     significand = raw.significand
     if len(significand) < t + 1:
         significand = pyrtl.concat(significand, w.constant(0, t + 1 - len(significand)))
@@ -220,10 +249,7 @@ def rounded_raw(conversion: Conversion, raw: Raw) -> WireVector:
     base = pyrtl.concat(binade, w.constant(0, t)) if t else binade
     size = max(len(base), len(kept)) + 1
     base = w.low(w.widened(base, size) + w.widened(kept, size), size)
-    magnitude = w.low(base + w.widened(_increment(conversion.mode, base[0], guard, lost), size), size)
-    if isinstance(element, IntFormat):
-        return _packed_integer(element, raw, magnitude)
-    return _packed_float(element, conversion.overflow, raw, magnitude)
+    return w.low(base + w.widened(_increment(mode, base[0], guard, lost), size), size)
 
 
 def _increment(mode: Rounding, odd: WireVector, guard: WireVector, sticky: WireVector) -> WireVector:
@@ -279,9 +305,14 @@ def _packed_float(element: FloatFormat, overflow: Overflow, raw: Raw, magnitude:
     return code if raw.nan is None else pyrtl.select(raw.nan, nan, code)
 
 
-def searched(conversion: Conversion, x: WireVector) -> WireVector:
-    """Return the code by binary search over the input patterns at which the code changes."""
+def searched(conversion: Conversion, x: WireVector, used: np.ndarray | None = None) -> WireVector:
+    """Return the code by binary search over the input patterns at which the code changes.
+
+    Args:
+        used: bool for every input pattern, whether its code counts; all do unless given.
+    """
     codes, defined = code_table(conversion)
+    defined = defined if used is None else defined & used
     source = conversion.source
     halves = [np.arange(1 << source.bits)]
     if isinstance(source, FloatFormat) and source.signed:
@@ -292,12 +323,23 @@ def searched(conversion: Conversion, x: WireVector) -> WireVector:
         key, selector = pyrtl.concat(w.inverted(x[-1]), x[:-1]), []
     else:
         key, selector = x, []
-    cuts = [_intervals(codes[half], defined[half]) for half in halves]
-    depth = max(len(starts) - 1 for starts, _ in cuts).bit_length()
+    cuts = [intervals(codes[half], defined[half]) for half in halves]
+    return interval_search(selector, key, [s for s, _ in cuts], [c for _, c in cuts], conversion.element.bits)
+
+
+def interval_search(
+    selector: list[WireVector], key: WireVector, starts_of: list[np.ndarray], codes_of: list[np.ndarray], bits: int
+) -> WireVector:
+    """Return the code of the interval that holds the key, by binary search over the starts of the intervals.
+
+    Args:
+        selector: wires that choose among the lists of starts and codes, none for one list.
+    """
+    depth = max(len(starts) - 1 for starts in starts_of).bit_length()
     full = 1 << depth
-    # Intervals that a half does not have repeat its last one.
-    starts = [np.concatenate((s, np.full(full - len(s), s[-1]))).tolist() for s, _ in cuts]
-    chosen = [np.concatenate((c, np.full(full - len(c), c[-1]))).tolist() for _, c in cuts]
+    # Intervals that a list does not have repeat its last one.
+    starts = [np.concatenate((s, np.full(full - len(s), s[-1]))).tolist() for s in starts_of]
+    chosen = [np.concatenate((c, np.full(full - len(c), c[-1]))).tolist() for c in codes_of]
     found: list[WireVector] = []
     for level in range(depth):
         step = full >> (level + 1)
@@ -306,10 +348,10 @@ def searched(conversion: Conversion, x: WireVector) -> WireVector:
         point = w.table(pyrtl.concat(*index), points, len(key)) if index else w.constant(points[0], len(key))
         found.append(w.inverted(key < point))
     index = [*selector, *found]
-    return w.table(pyrtl.concat(*index), [c for half in chosen for c in half], conversion.element.bits)
+    return w.table(pyrtl.concat(*index), [c for half in chosen for c in half], bits)
 
 
-def _intervals(codes: np.ndarray, defined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def intervals(codes: np.ndarray, defined: np.ndarray | bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return where runs of one code start, and their codes; undefined inputs continue the run before them."""
     at = np.maximum.accumulate(np.where(defined, np.arange(len(codes)), 0))
     held = codes[at]

@@ -15,14 +15,14 @@ from pyrtl import WireVector
 
 from macloom.errors import MacloomError
 from macloom.formats.accumulator import IntegerAccumulator
-from macloom.formats.accumulators.integer import IntegerOverflow
 from macloom.formats.outliers.ovp import Ovp
 from macloom.formats.tensor import TensorFormat
 from macloom.rtl import wires as w
 from macloom.rtl.formats.decoder import PairPorts, identifier, pair_ports
+from macloom.rtl.pe.register import Register, accumulate, accumulate_wires, integers, saturates
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
-# Widest register whose sums the simulations hold in one machine word.
+# Widest integer register of the arithmetic room; sums of wider products go to a fixed-point one.
 WIDEST_ACCUMULATOR = 53
 
 
@@ -36,29 +36,32 @@ class Mac:
 
     a: PairPorts
     b: PairPorts
-    accumulator: IntegerAccumulator
+    accumulator: Register
 
     def __post_init__(self) -> None:
-        if self.accumulator.overflow is IntegerOverflow.ERROR:
-            raise MacloomError("rtl.accumulator: hardware wraps or saturates; choose 'wrap' or 'saturate', not 'error'")
+        saturates(self.accumulator)
         if self.accumulator.bits < self.product_bits:
             raise MacloomError(
                 f"rtl.accumulator: must hold one product, which takes {self.product_bits} bits, not "
                 f"{self.accumulator.bits}"
-                + ("" if self.product_bits <= WIDEST_ACCUMULATOR else f"; elements have at most {WIDEST_ACCUMULATOR}")
+                + ("" if self.product_bits <= WIDEST_ACCUMULATOR else "; take the fixed-point register 'exact'")
             )
 
     @property
     def product_bits(self) -> int:
         """Width of the product of any two pairs, in two's complement."""
-        spread = self.a.top - self.a.offset + self.b.top - self.b.offset
-        # The most negative significands may multiply to one more bit than two magnitudes have.
-        return self.a.significand_bits + self.b.significand_bits + spread
+        return product_bits(self.a, self.b)
 
     @property
     def unit_exponent(self) -> int:
         """Exponent of the register's unit."""
         return self.a.offset + self.b.offset
+
+
+def product_bits(a: PairPorts, b: PairPorts) -> int:
+    """Return the width of the product of any two pairs, in two's complement."""
+    # The most negative significands may multiply to one more bit than two magnitudes have.
+    return a.significand_bits + b.significand_bits + a.top - a.offset + b.top - b.offset
 
 
 def operand_ports(fmt: TensorFormat) -> PairPorts:
@@ -76,15 +79,21 @@ def operand_ports(fmt: TensorFormat) -> PairPorts:
 
 def product_wires(mac: Mac, a: tuple[WireVector, WireVector], b: tuple[WireVector, WireVector]) -> WireVector:
     """Return the product of two pairs (exponent, significand) as an integer of the register's width."""
+    return pair_product(mac.a, mac.b, mac.accumulator.bits, a, b)
+
+
+def pair_product(
+    left: PairPorts, right: PairPorts, bits: int, a: tuple[WireVector, WireVector], b: tuple[WireVector, WireVector]
+) -> WireVector:
+    """Return the product of two pairs (exponent, significand) as an integer of so many bits, enough to hold it."""
     (ea, sa), (eb, sb) = a, b
     if len(sa) <= 2 or len(sb) <= 2:
         unit, other = (sa, sb) if len(sa) <= 2 else (sb, sa)
         significand = _selected(unit, other)
     else:
         significand = pyrtl.signed_mult(sa, sb)
-    bits = mac.accumulator.bits
     wide = w.signed_widened(significand, bits) if len(significand) < bits else w.low(significand, bits)
-    amounts = [e for e, ports in ((ea, mac.a), (eb, mac.b)) if ports.top > ports.offset]
+    amounts = [e for e, ports in ((ea, left), (eb, right)) if ports.top > ports.offset]
     if not amounts:
         return wide
     amount = amounts[0] + amounts[1] if len(amounts) == 2 else amounts[0]
@@ -99,32 +108,11 @@ def _selected(unit: WireVector, other: WireVector) -> WireVector:
     return w.gated(w.low(flipped + w.widened(negative, width), width), unit[0])
 
 
-def accumulate_wires(accumulator: IntegerAccumulator, total: WireVector, addend: WireVector) -> WireVector:
-    """Return the register's next value: the sum, wrapped or saturated."""
-    bits = accumulator.bits
-    if accumulator.overflow is IntegerOverflow.WRAP:
-        return w.low(total + addend, bits)
-    wide = w.low(w.signed_widened(total, bits + 1) + w.signed_widened(addend, bits + 1), bits + 1)
-    over = wide[-1] ^ wide[-2]
-    limit = pyrtl.concat(wide[-1], w.inverted(wide[-1]).sign_extended(bits - 1))
-    return pyrtl.select(over, limit, wide[:bits])
-
-
-def accumulate(
-    accumulator: IntegerAccumulator, total: np.ndarray | np.int64, addend: np.ndarray | np.int64
-) -> np.ndarray:
-    """Return the same in software, for integers (int64) that fit the register."""
-    half = np.int64(1) << np.int64(accumulator.bits - 1)
-    wide = np.asarray(total + addend)
-    if accumulator.overflow is IntegerOverflow.WRAP:
-        return ((wide + half) & (2 * half - 1)) - half
-    return np.clip(wide, -half, half - 1)
-
-
-def products(inputs: Values) -> np.ndarray:
-    """Return the products of the pairs on the ports of a datapath."""
+def products(inputs: Values, bits: int = 0) -> np.ndarray:
+    """Return the products of the pairs on the ports of a datapath whose register has so many bits."""
     significand = np.asarray(inputs["significand_a"]) * np.asarray(inputs["significand_b"])
-    return significand << (np.asarray(inputs["exponent_a"]) + np.asarray(inputs["exponent_b"]))
+    exponent = np.asarray(inputs["exponent_a"]) + np.asarray(inputs["exponent_b"])
+    return integers(significand, bits) << integers(exponent, bits)
 
 
 def _operand_ports(mac: Mac) -> tuple[Port, ...]:
@@ -177,7 +165,7 @@ def mac_step(mac: Mac, module: str = "mac_step") -> Unit:
 
 def _product(mac: Mac, inputs: Values) -> np.ndarray:
     """Return the products, 0 for pairs that no decoder sends, which might not fit."""
-    return np.where(_legal(mac, inputs), products(inputs), 0)
+    return np.where(_legal(mac, inputs), products(inputs, mac.accumulator.bits), 0)
 
 
 def _facts(mac: Mac) -> dict[str, object]:
@@ -211,13 +199,13 @@ def mac_pe(mac: Mac, module: str = "mac_pe") -> Unit:
 
     def model(inputs: Values) -> Values:
         terms = _product(mac, inputs).tolist()
-        sums, total = [], np.asarray(0)
+        sums, total = [], 0
         for term, clear, valid in zip(terms, inputs["clear"].tolist(), inputs["valid"].tolist(), strict=True):
-            sums.append(int(total))
+            sums.append(total)
             if valid:
-                total = accumulate(mac.accumulator, np.int64(0) if clear else total, np.int64(term))
+                total = int(accumulate(mac.accumulator, 0 if clear else total, term))
         passed = {f"{p.name}_out": np.concatenate(([0], np.asarray(inputs[p.name])[:-1])) for p in operands}
-        return {"sum": np.array(sums, np.int64), **passed}
+        return {"sum": integers(np.array(sums), bits), **passed}
 
     def stimuli(count: int, seed: int) -> Values:
         # Sums of about a hundred products, so that registers overflow.
@@ -260,9 +248,7 @@ def mac_pe(mac: Mac, module: str = "mac_pe") -> Unit:
     )
 
 
-def pe(
-    a: TensorFormat, b: TensorFormat, accumulator: IntegerAccumulator | None = None, module: str | None = None
-) -> Unit:
+def pe(a: TensorFormat, b: TensorFormat, accumulator: Register | None = None, module: str | None = None) -> Unit:
     """Return the processing element for two formats, with a 32-bit wrapping register unless given.
 
     Raises:

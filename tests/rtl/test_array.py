@@ -12,13 +12,15 @@ from macloom.arch import Dataflow
 from macloom.errors import MacloomError
 from macloom.formats import get_format
 from macloom.formats.accumulator import IntegerAccumulator, get_accumulator
+from macloom.formats.elements.integer import IntFormat
+from macloom.formats.requantize import Activation, Requantize, Scheme, requantized_gemm
 from macloom.formats.tensor import Encoded, TensorFormat
 from macloom.rtl import verilator
 from macloom.rtl.array import output_stationary
 from macloom.rtl.array.design import ArrayDesign
 from macloom.rtl.array.run import ArraySimulation, array_unit
 from macloom.rtl.export import verilog
-from macloom.rtl.simulation import check_exhaustively
+from macloom.rtl.simulation import check_exhaustively, mismatches, run_unit, some_inputs
 from macloom.sim.systolic import array_cycles
 
 CASES = [
@@ -130,3 +132,52 @@ def test_designs_that_cannot_be_are_refused():
     a, b = matrices(design("int8", "int8", 2, 2, "os", "int32"), 2, 2, 2, np.random.default_rng(0))
     with pytest.raises(MacloomError, match="rtl array: is for int4 and int4, not int8 and int8"):
         ArraySimulation(array).run(a, b)
+
+
+@pytest.mark.parametrize("dataflow", ["os", "ws"])
+@pytest.mark.parametrize("scheme", list(Scheme))
+def test_encoded_outputs_of_tiled_products_equal_requantized_gemm(dataflow, scheme):
+    rng = np.random.default_rng(6)
+    n, output = 7, IntFormat(width=8)
+    scales = np.exp(rng.uniform(-7, -2, n))
+    channels = Requantize.from_scale(
+        scales, output, scheme=scheme, zero_point=-5, bias=tuple(int(b) for b in rng.integers(-900, 900, n))
+    )
+    array = replace(design("int8", "int8", 2, 3, dataflow, "int32"), epilogue=channels)
+    simulation = ArraySimulation(array)
+    for m, k in ((1, 1), (5, 6)):
+        a, b = matrices(array, m, n, k, rng)
+        run = simulation.run(a, b)
+        np.testing.assert_array_equal(run.codes, requantized_gemm(a, b, channels))
+        assert run.cycles == array_cycles(array.dataflow, m, n, k, 2, 3).total
+    assert array.module == f"int8_{dataflow}_array_2x3_to_int8"
+
+
+def test_the_ports_of_an_array_with_output_encoders_equal_the_schedule():
+    layer = Requantize.from_scale(0.02, IntFormat(width=4), activation=Activation.RELU)
+    array = replace(design("ovp4", "int4", 2, 2, "os", "int24"), epilogue=layer)
+    unit = array_unit(array)
+    _, wrong = check_exhaustively(unit, count=400)
+    assert not len(wrong)
+    other = array_unit(replace(array, epilogue=replace(layer, scheme=Scheme.FLOOR)))
+    inputs = some_inputs(unit, 400)
+    assert len(mismatches(unit, inputs, run_unit(other, inputs)))
+
+
+def test_input_stationary_products_are_weight_stationary_ones_of_swapped_operands():
+    array = design("int8", "int4", 2, 3, "ws", "int24")
+    rng = np.random.default_rng(2)
+    for m, n, k in ((4, 5, 7), (1, 3, 2)):
+        a, b = matrices(array, n, m, k, rng)
+        run = ArraySimulation(array).run(a, b)  # the product's A, here B, stays in the array
+        np.testing.assert_array_equal(scaled(array, run.sums.T, b, a), macloom.gemm(b, a, array.accumulator))
+        assert run.cycles == array_cycles(Dataflow.IS, m, n, k, 2, 3).total
+
+
+def test_output_encoders_refuse_what_they_cannot_take():
+    layer = Requantize.from_scale(np.array([0.02, 0.03]), IntFormat(width=8))
+    with pytest.raises(MacloomError, match="output encoders take sums of up to 32 bits, not 40"):
+        replace(design("int8", "int8", 2, 2, "os", "int40"), epilogue=layer)
+    array = replace(design("int8", "int8", 2, 2, "os", "int32"), epilogue=layer)
+    with pytest.raises(MacloomError, match="the epilogue has 2 output channels, and the product 3"):
+        ArraySimulation(array).run(*matrices(array, 2, 3, 2, np.random.default_rng(0)))

@@ -85,7 +85,7 @@ def test_the_text_does_not_depend_on_what_was_built_before_or_on_the_hash_seed()
 def test_emit_writes_files_that_say_what_they_are(tmp_path):
     unit = build(get_format("ovp4"), "decoder")
     files = emit(unit, tmp_path / "ovp4")
-    assert sorted(files) == sorted(
+    assert sorted(set(files) - {"ovp4_decoder.svg"}) == sorted(  # the picture needs pygraphviz
         ["ovp4_decoder.v", "ovp4_decoder_tb.v", "ovp4_decoder_vectors.hex", "ovp4_decoder.vcd", "unit.json"]
     )
     facts = json.loads(files["unit.json"].read_text())

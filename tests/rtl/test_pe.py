@@ -7,15 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import macloom
 from macloom.errors import MacloomError
 from macloom.formats import get_format
 from macloom.formats.accumulator import IntegerAccumulator, get_accumulator
 from macloom.formats.accumulators.integer import IntegerOverflow
+from macloom.formats.tensor import Encoded
 from macloom.rtl import verilator
-from macloom.rtl.catalog import build
+from macloom.rtl.catalog import accumulator_for, build
 from macloom.rtl.export import verilog
-from macloom.rtl.pe.mac import Mac, accumulate, mac_pe, mac_step, operand_ports, pe, products
-from macloom.rtl.simulation import check_exhaustively, run_unit, some_inputs
+from macloom.rtl.float_units import rounder
+from macloom.rtl.floats import FP32_REGISTER
+from macloom.rtl.pe.mac import Mac, mac_pe, mac_step, operand_ports, pe, products
+from macloom.rtl.pe.register import FixedPointRegister, accumulate
+from macloom.rtl.simulation import check_exhaustively, mismatches, run_unit, some_inputs
 from macloom.rtl.unit import Unit
 
 CASES = [("int4", 9), ("int4", 32), ("int8", 32), ("ovp4", 20), ("ovp4:normal=flint4", 24), ("ovp8", 44),
@@ -25,7 +30,8 @@ CASES = [("int4", 9), ("int4", 32), ("int8", 32), ("ovp4", 20), ("ovp4:normal=fl
 
 def mac(name: str, bits: int, overflow: str) -> Mac:
     ports = operand_ports(get_format(name))
-    return Mac(a=ports, b=ports, accumulator=IntegerAccumulator(bits=bits, overflow=IntegerOverflow(overflow)))
+    register = IntegerAccumulator(bits=bits, overflow=IntegerOverflow(overflow), every="mac")
+    return Mac(a=ports, b=ports, accumulator=register)
 
 
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])
@@ -59,10 +65,10 @@ def test_registers_step_as_those_of_the_arithmetic_room(text):
     accumulator = get_accumulator(text)
     assert isinstance(accumulator, IntegerAccumulator)
     rng = np.random.default_rng(1)
-    state, total = accumulator.initial(), np.int64(0)
+    state, total = accumulator.initial(), 0
     for product in rng.integers(-1500, 1500, 300).tolist():
-        state, total = accumulator.step(state, product), accumulate(accumulator, total, np.int64(product))
-        assert accumulator.final(state) == int(total)
+        state, total = accumulator.step(state, product), int(accumulate(accumulator, total, product))
+        assert accumulator.final(state) == total
 
 
 def test_products_of_pairs_are_products_of_values():
@@ -100,6 +106,50 @@ def test_registers_that_hardware_cannot_have_are_refused():
         Mac(a=ports, b=ports, accumulator=IntegerAccumulator(bits=12))
     with pytest.raises(MacloomError, match="hardware wraps or saturates; choose 'wrap' or 'saturate', not 'error'"):
         Mac(a=ports, b=ports, accumulator=IntegerAccumulator(overflow=IntegerOverflow.ERROR))
+    with pytest.raises(MacloomError, match="elements saturate at every product; choose 'int20:saturate,every=mac'"):
+        Mac(a=ports, b=ports, accumulator=IntegerAccumulator(bits=20, overflow=IntegerOverflow.SATURATE))
     wide = operand_ports(get_format("fp8_e5m2"))
-    with pytest.raises(MacloomError, match="which takes 68 bits, not 53; elements have at most 53"):
+    with pytest.raises(MacloomError, match="takes 68 bits, not 53; take the fixed-point register 'exact'"):
         Mac(a=wide, b=wide, accumulator=IntegerAccumulator(bits=53))
+
+
+@pytest.mark.parametrize("name", ["fp8_e5m2", "fp16", "bf16", "posit16_2"])
+def test_fixed_point_registers_hold_what_exact_accumulators_do(name):
+    fmt, rng = get_format(name), np.random.default_rng(4)
+    element = fmt.element
+    assert element is not None
+    register = accumulator_for(fmt)
+    assert isinstance(register, FixedPointRegister)
+    ports, depth = operand_ports(fmt), 24
+    finite = np.flatnonzero(np.isfinite(element.values))
+    codes = [finite[rng.integers(0, len(finite), (2, depth))].astype(np.uint16) for _ in "ab"]
+    codes = [c.astype(np.uint8) if element.bits <= 8 else c for c in codes]
+    codes[0][:, 0] = finite[np.argmax(element.values[finite])]  # sums of the largest magnitudes, and what cancels them
+    codes[0][1, 1], codes[1][1, :2] = finite[np.argmin(element.values[finite])], codes[0][0, 0]
+    a, b = (Encoded(fmt, c.shape, c, np.ones((), np.float32)) for c in codes)
+    pairs = [build(fmt, "decoder").model({"code": c.astype(np.int64).ravel()}) for c in codes]
+    order = [np.repeat([0, 1], 2), np.tile([0, 1], 2)]
+    inputs = {
+        f"{part}_{n}": np.append(pair[part].reshape(2, depth)[rows].ravel(), 0)
+        for n, pair, rows in zip("ab", pairs, order, strict=True)
+        for part in ("exponent", "significand")
+    }
+    inputs |= {"clear": (np.arange(4 * depth + 1) % depth == 0) * 1, "valid": np.append(np.ones(4 * depth, int), 0)}
+    sums = run_unit(build(fmt, "pe"), inputs)["sum"][depth::depth]
+    unit = rounder(register.bits, 2 * ports.offset)
+    values = FP32_REGISTER.values_of(run_unit(unit, {"sum": sums})["y"]).reshape(2, 2)
+    np.testing.assert_array_equal(values, macloom.gemm(a, b, "exact"))
+
+
+def test_a_wide_register_whose_shifter_lacks_its_last_stage_is_noticed():
+    ports = operand_ports(get_format("fp8_e5m2"))
+    unit = mac_pe(Mac(a=ports, b=ports, accumulator=FixedPointRegister(bits=78)))
+    inputs = some_inputs(unit, 600)
+    assert not len(mismatches(unit, inputs, run_unit(unit, inputs)))
+
+    def circuit(wires):
+        exponent = wires["exponent_a"]
+        return {**unit.circuit({**wires, "exponent_a": exponent[:-1].zero_extended(len(exponent))})}
+
+    made = run_unit(replace(unit, circuit=circuit), inputs)
+    assert len(mismatches(unit, inputs, made | {"exponent_a_out": run_unit(unit, inputs)["exponent_a_out"]}))

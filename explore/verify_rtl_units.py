@@ -1,0 +1,133 @@
+"""The units of `macloom verify rtl` that no single format of the catalog stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from macloom.formats import get_format
+from macloom.formats.accumulator import BlockAccumulator, get_accumulator
+from macloom.formats.accumulators.floating import FloatAccumulator, SmallFloatAccumulator
+from macloom.formats.elements.integer import IntFormat
+from macloom.formats.elements.minifloat import BF16, FP16
+from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.requantize import Requantize, Scheme
+from macloom.formats.tensor_core.record import TensorCoreAccumulator
+from macloom.formats.tensors.block import Block
+from macloom.rtl.epilogue import output_encoder
+from macloom.rtl.float_units import adder, rounder
+from macloom.rtl.floats import register_of
+from macloom.rtl.formats.block_encoder import block_encoder
+from macloom.rtl.formats.pair_encoder import pair_encoder
+from macloom.rtl.formats.scaled_encoder import scaled_encoder
+from macloom.rtl.pe.block_dot import BlockDot, block_dot_step
+from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot_step
+from macloom.rtl.unit import Unit
+
+PAIRS = ("ovp4", "ovp4:normal=flint4", "ovp8", "ovp4:assign=threshold")
+BLOCKS = (
+    "mxfp4",
+    *(f"{name}:block=8" for name in ("mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8", "bfp4", "bfp8")),
+    *(f"mxfp4:block=8,rule={rule}" for rule in ("ceil", "even")),
+)
+FLOAT_SCALES = ("nvfp4", "nvfp4:block=1")
+REGISTERS = ("fp32", "bf16", "fp16", "e4m3", "e4m3:saturate", "e3m2:to_odd", "e2m1:toward_zero", "e8m7:nearest_away")
+BLOCK_DOTS = (
+    *(("mxfp4:block=8", register) for register in ("block:fp32", "block:bf16", "block:fp16")),
+    *((f"{name}:block=4", "block:fp32") for name in ("mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "bfp8")),
+    ("mxint8:block=4", "block:fp32,inner=int16:saturate"),
+    *(("nvfp4", f"block:{register}") for register in ("fp32", "bf16")),
+)
+CORES = (
+    *(("fp16", "fp16", f"tc:{core}") for core in ("volta-fp16", "volta-fp16-fp16", "ampere-fp16")),
+    *(("fp16", "fp16", f"tc:{core},block=4,k=4") for core in ("ada-fp16", "hopper-fp16", "hopper-fp16-fp16")),
+    ("bf16", "bf16", "tc:ampere-bf16,block=4"),
+    *((a, b, "tc:ada-fp8,block=8") for a in ("fp8_e4m3", "fp8_e5m2") for b in ("fp8_e4m3", "fp8_e5m2")),
+    ("fp8_e4m3", "fp8_e4m3", "tc:ada-fp8"),
+    ("fp8_e4m3", "fp8_e5m2", "tc:hopper-fp8,block=8"),
+    ("fp8_e5m2", "fp8_e5m2", "tc:ada-fp8-fp16,block=8"),
+    ("fp8_e4m3", "fp8_e4m3", "tc:hopper-fp8,block=8,promote=8"),
+)
+
+
+def pair_encoders() -> list[Unit]:
+    formats = [fmt for fmt in map(get_format, PAIRS) if isinstance(fmt, Ovp)]
+    return [pair_encoder(fmt, source) for fmt in formats for source in (FP16, BF16)]
+
+
+def _blocks(names: tuple[str, ...]) -> list[Block]:
+    return [fmt for fmt in map(get_format, names) if isinstance(fmt, Block)]
+
+
+def block_encoders() -> list[Unit]:
+    """Return encoders of blocks; of those with one operand all inputs are tried."""
+    made = [block_encoder(fmt, source) for fmt in _blocks(BLOCKS) for source in (BF16, FP16)]
+    for fmt in _blocks(FLOAT_SCALES):
+        for unit in (scaled_encoder(fmt, source) for source in (BF16, FP16)):
+            made.append(unit if fmt.size > 1 else replace(unit, stimuli=None))
+    return made
+
+
+def float_units() -> list[Unit]:
+    registers = [get_accumulator(name) for name in REGISTERS]
+    adders = [adder(register_of(r)) for r in registers if isinstance(r, FloatAccumulator | SmallFloatAccumulator)]
+    for unit, name in zip(adders, REGISTERS, strict=True):
+        adders[adders.index(unit)] = replace(unit, module="add_" + "".join(c if c.isalnum() else "_" for c in name))
+    return [*adders, *(rounder(bits, exponent) for bits, exponent in ((24, 0), (78, -32), (94, -48), (536, -266)))]
+
+
+def output_encoders() -> list[Unit]:
+    outputs = IntFormat(width=8), IntFormat(width=8, signed=False), IntFormat(width=4)
+    layers = [Requantize.from_scale(0.01, output, scheme=s, zero_point=3) for output in outputs for s in Scheme]
+    return [output_encoder(layer) for layer in layers]
+
+
+def block_designs() -> list[BlockDot]:
+    made = []
+    for name, text in BLOCK_DOTS:
+        fmt, accumulator = get_format(name), get_accumulator(text)
+        assert isinstance(fmt, Block)
+        assert isinstance(accumulator, BlockAccumulator)
+        made.append(BlockDot(a=fmt, b=fmt, accumulator=accumulator))
+    return made
+
+
+def core_designs() -> list[TensorDot]:
+    made = []
+    for a, b, text in CORES:
+        core = get_accumulator(text)
+        assert isinstance(core, TensorCoreAccumulator)
+        made.append(TensorDot(a=get_format(a), b=get_format(b), core=core))
+    return made
+
+
+def block_dots() -> list[Unit]:
+    return [block_dot_step(design) for design in block_designs()]
+
+
+def tensor_dots() -> list[Unit]:
+    return [tensor_dot_step(design) for design in core_designs()]
+
+
+# By what the table calls them: units, what they equal, and how many vectors are tried where there are too many inputs.
+GROUPS: dict[str, tuple[Callable[[], list[Unit]], str, int]] = {
+    "pair encoder": (pair_encoders, "the formats", 40_000),
+    "block encoder": (block_encoders, "the formats", 6_000),
+    "float adder and rounder": (float_units, "the arithmetic room", 20_000),
+    "output encoder": (output_encoders, "macloom.formats.requantize", 20_000),
+    "block dot": (block_dots, "the accumulators `block:...`", 6_000),
+    "tensor-core dot": (tensor_dots, "the accumulators `tc:...`", 6_000),
+}
+
+
+def every_pair_of_scale_and_operand(source: str) -> tuple[Unit, dict[str, np.ndarray]]:
+    """Return the encoder of two operands, one of which makes each NVFP4 scale while the other is every finite one."""
+    kind, fmt = {"bf16": BF16, "fp16": FP16}[source], get_format("nvfp4:block=2")
+    assert isinstance(fmt, Block)
+    unit = scaled_encoder(fmt, kind)
+    largest = np.flatnonzero(np.isfinite(kind.values[: 1 << 15]))
+    scales = unit.model({"x0": largest, "x1": np.zeros(len(largest), np.int64)})["scale"]
+    first, every = largest[np.unique(scales, return_index=True)[1]], np.flatnonzero(np.isfinite(kind.values))
+    return unit, {"x0": np.repeat(first, len(every)), "x1": np.tile(every, len(first))}
