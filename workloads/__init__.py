@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from macloom.workloads.accumulator_widths import AccumulatorWidths, accumulator_width
     from macloom.workloads.accuracy import Accuracy
     from macloom.workloads.evaluator import Evaluator, evaluate
+    from macloom.workloads.hf.evaluator import ModelEvaluator
+    from macloom.workloads.hf.result import ModelAccuracy
     from macloom.workloads.lm.checkpoint import LanguageModel, load_model
     from macloom.workloads.models import list_workloads, load_workload
     from macloom.workloads.ops import Gemm, Op, Role, Vector, VectorKind, Workload
@@ -24,6 +26,8 @@ _HOMES = {
     "Evaluator": "evaluator",
     "Gemm": "ops",
     "LanguageModel": "lm.checkpoint",
+    "ModelAccuracy": "hf.result",
+    "ModelEvaluator": "hf.evaluator",
     "Objective": "recipe",
     "Op": "ops",
     "Recipe": "recipe",
@@ -46,6 +50,8 @@ __all__ = [
     "Evaluator",
     "Gemm",
     "LanguageModel",
+    "ModelAccuracy",
+    "ModelEvaluator",
     "Objective",
     "Op",
     "Recipe",

@@ -8,12 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from macloom import __version__
+from macloom.workloads.bootstrap import WindowScores
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.search import OperandPlan
 
 # A cell counts as collapsed within this many nats per byte of the level of a model that knows nothing.
 COLLAPSE_MARGIN_NATS = 0.1
 BYTES = 256
+
+
+def has_collapsed(perplexity: float, level: float) -> bool:
+    """Return whether a perplexity is no better than that of a model that knows nothing, with a margin of 0.1 nats.
+
+    >>> has_collapsed(250.0, 256.0), has_collapsed(4.2, 256.0), has_collapsed(math.inf, 256.0)
+    (True, False, True)
+    """
+    return not math.log(perplexity) < math.log(level) - COLLAPSE_MARGIN_NATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +53,8 @@ class Accuracy:
     Perplexities and bits are per byte. `kl_nats` is the mean over predicted bytes of
     KL(reference || quantized), `top1_agreement` the fraction of bytes for which both models predict the
     same byte. `sqnr_db` compares the result of each product in the two runs, each run on its own path:
-    10 log10(sum r^2 / sum (q - r)^2), over the first `sqnr_windows` windows, before masking. `collapsed`
+    10 log10(sum r^2 / sum (q - r)^2), over the first `sqnr_windows` windows, before masking; `cosine` has
+    sum r q / (|r| |q|) of the same. `by_window` holds the sums of each window, for intervals. `collapsed`
     says that perplexity is within 0.1 nats per byte of `collapse_perplexity`, the smaller of the
     blocks-zeroed model's and of guessing uniformly, or worse: such a cell is not to be ranked.
     `unigram_perplexity` is what a model reaches that ignores the context. `overflows` counts the sums
@@ -80,6 +91,8 @@ class Accuracy:
     vector_unit: Mapping[str, Any] | None = field(default=None, repr=False)
     vector_cost: VectorCost | None = None
     logits_sha256: str | None = None
+    cosine: Mapping[str, float] = field(default_factory=dict)
+    by_window: WindowScores | None = field(default=None, repr=False)
     version: str = __version__
 
     @property
@@ -92,7 +105,7 @@ class Accuracy:
 
     @property
     def collapsed(self) -> bool:
-        return not math.log(self.perplexity) < math.log(self.collapse_perplexity) - COLLAPSE_MARGIN_NATS
+        return has_collapsed(self.perplexity, self.collapse_perplexity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; a number that is not finite becomes None."""
@@ -119,6 +132,7 @@ class Accuracy:
             "logits_sha256": self.logits_sha256,
             "sqnr_windows": self.sqnr_windows,
             "sqnr_db": {op: _finite(value) for op, value in self.sqnr_db.items()},
+            "cosine": {op: _finite(value) for op, value in self.cosine.items()},
             "search": [planned.to_dict() for planned in self.searches],
             "version": self.version,
         }

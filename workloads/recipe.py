@@ -20,6 +20,7 @@ from macloom.errors import MacloomError, require_positive_integer, unknown
 from macloom.formats import TensorFormat, get_accumulator, get_format
 from macloom.workloads.ops import Role
 
+_ROLES = tuple(Role)
 OPERAND_ROLES = (Role.WEIGHT, Role.ACTIVATION, Role.KV, Role.PROBABILITY)
 DEFAULT_OUTPUT = "fp16"
 DEFAULT_OVERRIDES = (("lm_head", "fp16"),)
@@ -116,7 +117,7 @@ class Recipe:
         >>> recipe.format_for("weight", "lm_head").name
         'fp16'
         """
-        if role not in list(Role):
+        if role not in _ROLES:
             raise unknown("role", role, [r.value for r in Role])
         override = None if role == Role.OUTPUT else self._override(op_name)
         return override or getattr(self, role)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from macloom._noise import sqnr_db
+from macloom.workloads.bootstrap import WindowScores
 
 
 def perplexity_of(nats: float) -> float:
@@ -33,17 +34,47 @@ def digest(logits: Tensor) -> str:
     return hashlib.sha256((logits.numpy() + np.float32(0)).astype("<f4").tobytes()).hexdigest()
 
 
+def window_scores(reference: Tensor, scores: Tensor, following: Tensor) -> WindowScores:
+    """Return the sums of every window.
+
+    Args:
+        reference, scores: log-probabilities of the unquantized and the quantized model, windows x T x vocabulary.
+        following: the tokens to predict, windows x T.
+    """
+    kl = (reference.exp() * (reference - scores)).sum(-1)
+    return WindowScores(
+        tokens=np.full(len(following), float(following.shape[1])),
+        reference_nats=-_sums(reference.gather(-1, following[..., None])[..., 0]),
+        nats=-_sums(scores.gather(-1, following[..., None])[..., 0]),
+        # Rounding can make the divergence of a model from itself -1e-17.
+        kl_nats=np.maximum(_sums(kl), 0.0),
+        agreements=_sums(reference.argmax(-1) == scores.argmax(-1)),
+    )
+
+
+def _sums(x: Tensor) -> np.ndarray:
+    return x.numpy().sum(-1, dtype=np.float64)
+
+
 class NoiseMeter:
-    """Sums signal and noise of every product on the first batch that passes."""
+    """Sums signal, noise and agreement in direction of every product on the first batch that passes."""
 
     def __init__(self, reference: Mapping[str, Tensor]) -> None:
         self._reference = reference
         self._sums: dict[str, tuple[float, float]] = {}
+        self._cosine: dict[str, float] = {}
 
     def __call__(self, op: str, out: Tensor) -> None:
         if op not in self._sums:
             reference = self._reference[op]
-            self._sums[op] = float(reference.square().sum()), float((out - reference).square_().sum())
+            signal = float(reference.square().sum())
+            self._sums[op] = signal, float((out - reference).square().sum())
+            length = math.sqrt(signal) * math.sqrt(float(out.square().sum()))
+            self._cosine[op] = float((reference * out).sum()) / length if length > 0 else math.nan
 
     def sqnr_db(self) -> dict[str, float]:
         return {op: sqnr_db(signal, noise) for op, (signal, noise) in self._sums.items()}
+
+    def cosine(self) -> dict[str, float]:
+        """Return the cosine of the angle between the two results of each product, NaN if one is all zero."""
+        return dict(self._cosine)

@@ -78,7 +78,7 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, fail: Fa
         (["ovp5", "--unit", "decoder"], "unknown name 'ovp5'; did you mean"),
         (["ovp4", "--unit", "decodr"], "unit: unknown name 'decodr'; did you mean 'decoder'"),
         (["fp32", "--unit", "decoder"], "rtl: format 'fp32' has 32-bit codes; units exist up to 16 bits"),
-        (["fp8_e5m2", "--unit", "array"], "one product of 'fp8_e5m2' and 'fp8_e5m2' takes 68 bits"),
+        (["fp8_e5m2", "--unit", "array"], "and one product of 'fp8_e5m2' takes 68; single elements"),
         (["int8", "--unit", "pe", "--accumulator", "int12"], "must hold one product, which takes 16 bits, not 12"),
         (["int8", "--unit", "pe", "--accumulator", "int20:saturate"], "choose 'int20:saturate,every=mac'"),
         (["int8", "--unit", "pe", "--accumulator", "fp32"], "elements have integer registers or 'exact', not 'fp32'"),
@@ -88,7 +88,8 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, fail: Fa
         (["ovp4", "--unit", "tensor-dot"], "sums integers, without alignment; its element is the unit 'pe'"),
         (["posit8_0", "--unit", "tensor-dot"], "no known tensor core takes it"),
         (["ovp4", "--unit", "array", "--rows", "3", "--dataflow", "ws"], "rtl.rows: must be even"),
-        (["int4", "--unit", "block-encoder"], "its elements share no scale in blocks"),
+        (["int4", "--unit", "block-encoder"], "share no scale in blocks ('int4' has: decoder, encoder, pe, array)"),
+        (["nvfp4:block=4", "--unit", "tensor-dot"], "has: decoder, encoder, block-encoder, pe, block-dot"),
         (["int4", "--unit", "array", "--rows", "0"], "argument --rows: must be a positive integer, not '0'"),
         (["int4", "--unit", "array", "--dataflow", "is"], "unknown name 'is'"),
     ],
@@ -117,9 +118,7 @@ def test_area_and_delay_in_the_cells_of_a_library(tmp_path: Path, run_json: RunJ
     if not yosys.available():
         pytest.skip("yosys is not installed")
     library = Path(__file__).parents[1] / "rtl" / "small.lib"
-    facts = run_json(
-        "rtl", "fp4_e2m1", "--unit", "decoder", "--liberty", str(library), "--out", str(tmp_path / "unit")
-    )
+    facts = run_json("rtl", "fp4_e2m1", "--unit", "decoder", "--liberty", str(library), "--out", str(tmp_path / "unit"))
     assert facts["mapped"]["area"] > 0
     assert facts["mapped"]["library"] == "small.lib"
     missing = ("rtl", "int4", "--unit", "decoder", "--liberty", "none.lib", "--out", str(tmp_path / "other"))

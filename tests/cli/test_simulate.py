@@ -36,6 +36,22 @@ def test_prefill_is_what_simulate_gives(run_json: RunJson) -> None:
     assert (shown["seed"], shown["version"]) == (4, macloom.__version__)
 
 
+def test_area_leakage_and_their_origins_are_shown(run_json: RunJson, capsys: Capture) -> None:
+    shown = run_json(*words(sequence="16"))
+    area = shown["area"]
+    assert area["total_mm2"] == pytest.approx(sum(part["total_mm2"] for part in area["parts"]))
+    origins = {part["unit"]: part["origin"] for part in area["parts"]}
+    assert origins["element"] == "gates of ovp4 mac"
+    assert origins["row decoder"] == "gates of ovp4 decoder"
+    assert area["priced"]["ovp4 x ovp4"] == "gates of ovp4 mac"
+    assert shown["energy"]["leakage_j"] == pytest.approx(shown["totals"]["leakage_w"] * shown["totals"]["seconds"])
+    assert shown["energy"]["kinds"]["leakage_j"] == "estimated"
+    assert main(words(sequence="16")) == 0
+    text = capsys.readouterr().out
+    assert "of which" in text
+    assert f"{area['total_mm2']:.3g} mm2: element" in text
+
+
 def test_decode_takes_a_context(run_json: RunJson) -> None:
     short = run_json(*words(phase="decode", context="64"))
     long = run_json(*words(phase="decode", context="512"))
@@ -115,6 +131,18 @@ def test_out_writes_the_files(tmp_path: Path, capsys: Capture) -> None:
     assert 0 < max(ends) <= result["totals"]["cycles"]
 
 
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_pictures_are_written(tmp_path: Path, capsys: Capture, suffix: str) -> None:
+    heat, roof = tmp_path / f"heat.{suffix}", tmp_path / "new" / f"roof.{suffix}"
+    assert main(words(sequence="16", heatmap=str(heat), roofline=str(roof))) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [f"wrote {heat}", f"wrote {roof}"]
+    first = heat.read_bytes()
+    assert first.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
+    assert roof.read_bytes() != first
+    assert main(words(sequence="16", heatmap=str(heat))) == 0
+    assert heat.read_bytes() == first
+
+
 def test_accelerator_and_recipe_files(run_json: RunJson, capsys: Capture, tmp_path: Path) -> None:
     assert main(["show", "olive-sa"]) == 0
     machine, recipe = tmp_path / "mine.toml", tmp_path / "recipe.toml"
@@ -139,6 +167,8 @@ def test_accelerator_and_recipe_files(run_json: RunJson, capsys: Capture, tmp_pa
         ({"objective": "times"}, "error: objective: unknown name 'times'; did you mean 'time'"),
         ({"mapping": "none.toml"}, "error: none.toml: no such file; a mapping is a .toml or .json file"),
         ({"save_mapping": "mapping.txt"}, "error: mapping: must be saved to a .toml or .json file"),
+        ({"heatmap": "heat.gif"}, "error: --heatmap: must be a .png, .svg or .pdf file, not 'heat.gif'"),
+        ({"roofline": "roof"}, "error: --roofline: must be a .png, .svg or .pdf file, not 'roof'"),
         ({"phase": "prefil"}, "error: --phase: unknown name 'prefil'; did you mean 'prefill'"),
         ({"sequence": "0"}, "error: argument --sequence: must be a positive integer, not '0'"),
         ({"batch": "-1"}, "error: argument --batch: must be a positive integer, not '-1'"),

@@ -109,8 +109,8 @@ def test_simulate_with_a_source(run_json: RunJson) -> None:
         (["show", "int4", "--routing", "zipf"], "--routing: must be left out for int4, which is no workload"),
         (
             ["show", "mixtral-8x7b", "--routing", "random"],
-            "routing: must be 'uniform', 'zipf', 'zipf:S' with a number S > 0, or one share for each expert in a JSON file, "
-            "not 'random'",
+            "routing: must be 'uniform', 'zipf', 'zipf:S' with a number S > 0, or one share for each expert in a JSON "
+            "file, not 'random'",
         ),
     ],
 )

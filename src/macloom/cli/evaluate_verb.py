@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import Any
 
 from macloom._files import write_atomically
+from macloom.cli import harness, intervals, own_model
 from macloom.cli.console import Console, jsonable
 from macloom.errors import MacloomError
 from macloom.workloads import Recipe, load_recipe
@@ -20,8 +21,11 @@ def run(options: Namespace, console: Console) -> None:
         raise MacloomError(f"model: must be given once, not as {options.name!r} and --model {options.model!r}")
     model = options.name or options.model or DEFAULT_MODEL
     recipe = load_recipe(options.recipe).with_accumulator(options.accumulator)  # before torch's seconds
+    intervals.check(options)
+    harness.check(options)
     given = {name: getattr(options, name) for name in ("windows", "context") if getattr(options, name) is not None}
     given |= {"text": options.text, "seed": console.seed, "vector": options.vector}
+    further = own_model.arguments(options)
     if options.accumulator_sweep is not None:
         _sweep(model, recipe, given, options, console)
         return
@@ -30,8 +34,12 @@ def run(options: Namespace, console: Console) -> None:
     with console.progress(f"{model} in {recipe.name}") as progress:
         from macloom.workloads import evaluate
 
-        accuracy = evaluate(model, recipe, progress=progress, **given)
+        accuracy = evaluate(model, recipe, progress=progress, **given, **further)
     result = accuracy.to_dict()
+    found = intervals.intervals(accuracy.by_window, options, accuracy.context, console.seed)
+    result |= {"bootstrap": found} if found else {}
+    tasks = harness.tasks(model, recipe, options, console.seed)
+    result |= {"lm_eval": tasks} if tasks else {}
     if options.out:
         write_atomically(options.out, _json(result))
         console.note(f"wrote {options.out}")
@@ -74,9 +82,30 @@ def _share(value: float | None) -> str:
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
+    pairs = own_model.lines(result) if "kind" in result else _byte_lines(result)
+    if result["overflows"]:
+        pairs.append(("overflows", f"{sum(result['overflows'].values()):,} registers did not hold a sum"))
+    console.lines(pairs)
+    if "bootstrap" in result:
+        print()
+        console.lines(intervals.lines(result["bootstrap"]))
+    if "lm_eval" in result:
+        print()
+        columns = ("task", "metric", *result["lm_eval"])
+        console.table("lm-evaluation-harness", columns, harness.rows(result["lm_eval"]), left=["task", "metric"])
+    columns = ["product", "SQNR (dB)", "cosine"] + (["overflows"] if result["overflows"] else [])
+    rows = [
+        (op, _number(value, ".2f"), _number(result["cosine"][op], ".6f"), *_overflow_cell(result, op))
+        for op, value in result["sqnr_db"].items()
+    ]
+    print()
+    console.table("Signal to quantization noise of each product", columns, rows, left=["product"])
+
+
+def _byte_lines(result: dict[str, Any]) -> list[tuple[str, object]]:
     collapsed = "  (collapsed: no better than with blocks zeroed, or than guessing)" if result["collapsed"] else ""
     accumulator, cost = result["recipe"]["accumulator"], result["vector_cost"]
-    pairs = [
+    pairs: list[tuple[str, object]] = [
         ("model", result["model"]["name"]),
         ("recipe", result["recipe"]["name"] + (f", accumulator {accumulator}" if accumulator else "")),
         ("text", f"{result['text']['name']}, {result['windows']} windows of {result['context']} bytes"),
@@ -95,16 +124,11 @@ def _show(result: dict[str, Any], console: Console) -> None:
             ("  top-1 agreement", _share(cost["top1_agreement"])),
             ("  logits sha256", result["logits_sha256"][:16]),
         ]
-    if result["overflows"]:
-        pairs.append(("overflows", f"{sum(result['overflows'].values()):,} registers did not hold a sum"))
-    console.lines(pairs)
-    columns = ["product", "SQNR (dB)"] + (["overflows"] if result["overflows"] else [])
-    rows = [
-        (op, _number(value, ".2f"), *([f"{result['overflows'].get(op, 0):,}"] if result["overflows"] else []))
-        for op, value in result["sqnr_db"].items()
-    ]
-    print()
-    console.table("Signal to quantization noise of each product", columns, rows, left=["product"])
+    return pairs
+
+
+def _overflow_cell(result: dict[str, Any], op: str) -> list[str]:
+    return [f"{result['overflows'].get(op, 0):,}"] if result["overflows"] else []
 
 
 def _show_widths(result: dict[str, Any], console: Console) -> None:

@@ -116,7 +116,7 @@ def build_parser() -> Parser:
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
-        verb.set_defaults(run=_verb(f"{name}_verb"))
+        verb.set_defaults(run=_verb(f"{name.replace('-', '_')}_verb"))
         _add_common(verb, verb=True)
         return verb
 
@@ -129,6 +129,8 @@ def build_parser() -> Parser:
     show = add("show", "show one of them in full: a format's values, an accelerator, a workload's operations")
     show.add_argument("name", metavar="NAME", help="a name that `macloom list` prints, or a path to a TOML file")
 
+    show.add_argument("--routing", metavar="R", help="experts of a workload: uniform, zipf, zipf:S, or a JSON file")
+
     quantize = add("quantize", "quantize a numpy array and measure the error")
     quantize.add_argument("file", type=Path, metavar="FILE.npy", help="array of numbers; its last axis is reduced")
     quantize.add_argument("--format", required=True, metavar="F", help="format, such as int4:group=128")
@@ -140,7 +142,7 @@ def build_parser() -> Parser:
     evaluate.add_argument("--recipe", required=True, metavar="R", help="format, or path to a recipe in TOML")
     evaluate.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text (held-out standard library)")
     evaluate.add_argument("--windows", type=positive, metavar="N", help="windows of text to run")
-    evaluate.add_argument("--context", type=positive, metavar="N", help="bytes in a window")
+    evaluate.add_argument("--context", type=positive, metavar="N", help="bytes, or tokens, in a window")
     evaluate.add_argument("--accumulator", metavar="A", help="in place of the recipe's: int16:saturate, fp32, ...")
     evaluate.add_argument(
         "--vector", default="float", metavar="V", help="norms, softmax and the like: float, exact or exact:UNIT (float)"
@@ -151,7 +153,30 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--accumulator-every", metavar="E", help="sweep: when the width applies: end, mac, N, or several (end)"
     )
+    evaluate.add_argument("--bootstrap", type=positive, metavar="N", help="intervals from N resamples of the windows")
+    evaluate.add_argument("--confidence", type=float, metavar="C", help="what they are to cover (0.95)")
+    evaluate.add_argument("--lm-eval", metavar="T,...", help="tasks of lm-evaluation-harness (pip install lm_eval)")
+    evaluate.add_argument("--lm-eval-path", type=Path, metavar="DIR", help="directory of your own tasks")
+    evaluate.add_argument("--lm-eval-limit", type=positive, metavar="N", help="the most documents of a task")
+    evaluate.add_argument("--bootstrap-over", default="window", metavar="U", help="window or document (window)")
     evaluate.add_argument("--out", type=Path, metavar="PATH", help="result file; a sweep's directory, to be resumed")
+    evaluate.add_argument("--calibration", type=Path, metavar="FILE", help="what scales are calibrated on")
+    evaluate.add_argument("--calibration-windows", type=positive, metavar="N", help="how much of it (8)")
+    own = evaluate.add_argument_group("your own model, a directory in Hugging Face's layout")
+    own.add_argument("--stride", type=positive, metavar="N", help="tokens from window to window (the context)")
+    own.add_argument("--batch", type=positive, metavar="N", help="windows per forward pass (1)")
+    own.add_argument("--scales", metavar="S", help="of whole activation tensors: static or dynamic (static)")
+    own.add_argument("--rope", metavar="R", help="keys are rounded before or after rotation (after)")
+    own.add_argument("--edge-layers", type=positive, metavar="N", help="blocks at each end in another format")
+    own.add_argument("--edge-format", metavar="F", help="that format (fp16)")
+    own.add_argument("--activations", metavar="A", help="what is kept between blocks: fp32 or bf16 (fp32)")
+    own.add_argument("--images", type=Path, metavar="FILE.npy", help="for an image classifier, in place of --text")
+    own.add_argument("--state", type=Path, metavar="DIR", help="keeps what is done; an interrupted run goes on there")
+
+    from macloom.cli.serving_options import add_serving  # which read numbers as this module does
+    from macloom.cli.study_options import add_studies
+
+    add_studies(add)
 
     simulate = add("simulate", "measure the cycles, traffic and energy of a workload on an accelerator")
     simulate.add_argument("--workload", metavar="W", help="a name, or a model directory")
@@ -164,6 +189,11 @@ def build_parser() -> Parser:
     simulate.add_argument(
         "--head-tokens", choices=("last", "all"), default="last", help="prefill: tokens that get logits (last)"
     )
+    simulate.add_argument("--chunk", type=positive, metavar="N", help="prefill: run the prompt N tokens at a time")
+    simulate.add_argument("--source", type=positive, metavar="N", help="tokens of the encoder before a decoder")
+    simulate.add_argument(
+        "--routing", default="uniform", metavar="R", help="experts: uniform, zipf, zipf:S, or a JSON file (uniform)"
+    )
     simulate.add_argument("--dataflow", metavar="D", help="os, ws, is, or best for each product (the accelerator's)")
     simulate.add_argument("--objective", default="traffic", metavar="O", help="what mappings minimise (traffic)")
     simulate.add_argument("--fidelity", default="event", metavar="F", help="analytic, event or cycle (event)")
@@ -174,11 +204,31 @@ def build_parser() -> Parser:
     simulate.add_argument("--prefetch", action="store_true", help="load the next weights while DRAM idles")
     simulate.add_argument("--residency", action="store_true", help="keep tensors on chip between operations")
     simulate.add_argument("--out", type=Path, metavar="DIR", help="directory for the result files")
+    simulate.add_argument("--heatmap", type=Path, metavar="FILE", help="picture of how busy each element is")
+    simulate.add_argument("--roofline", type=Path, metavar="FILE", help="picture of each product under its roof")
     simulate.add_argument(
         "--scalesim-config", type=Path, metavar="FILE.cfg", help="run as SCALE-Sim would, in place of a workload"
     )
     simulate.add_argument("--topology", type=Path, metavar="FILE.csv", help="SCALE-Sim's layers")
     simulate.add_argument("--scalesim-version", choices=("v3", "v2"), default="v3", help="whose stalls (v3)")
+
+    add_serving(add)
+
+    trace = add("trace", "list the operations of a model of transformers, from its configuration alone")
+    trace.add_argument("model", metavar="MODEL", help="a model directory, a config.json, or a name")
+    trace.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(prefill)")
+    trace.add_argument("--sequence", type=positive, metavar="N", help="prefill: tokens of the prompt")
+    trace.add_argument("--context", type=positive, metavar="N", help="decode: keys the new token sees")
+    trace.add_argument("--batch", type=positive, default=1, metavar="N", help="sequences or images at a time (1)")
+    trace.add_argument("--source", type=positive, metavar="N", help="tokens of the encoder before a decoder")
+    trace.add_argument("--past", type=positive, default=0, metavar="N", help="prefill: tokens in the cache before (0)")
+    trace.add_argument(
+        "--head-tokens", choices=("all", "last"), default="all", help="prefill: tokens that get logits (all)"
+    )
+    trace.add_argument(
+        "--routing", default="uniform", metavar="R", help="experts: uniform, zipf, zipf:S, or a JSON file (uniform)"
+    )
+    trace.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the trace, which other verbs read")
 
     report = add("report", "draw the HTML report of a demo, or compare two simulations")
     report.add_argument("result", type=Path, metavar="RESULT.json", help="a result.json of demo, or of simulate")
@@ -193,10 +243,14 @@ def build_parser() -> Parser:
 
     rtl = add("rtl", "generate hardware of a format as Verilog, with a testbench, vectors and a waveform")
     rtl.add_argument("format", metavar="FORMAT", help="format, such as ovp4")
-    rtl.add_argument("--unit", required=True, metavar="U", help="decoder, encoder, block-encoder, pe or array")
+    rtl.add_argument(
+        "--unit", required=True, metavar="U", help="decoder, encoder, block-encoder, pe, block-dot, tensor-dot or array"
+    )
+    rtl.add_argument("--accumulator", metavar="ACC", help="register of the unit, such as int24 or block:bf16 (its own)")
     rtl.add_argument("--rows", type=positive, default=8, metavar="R", help="rows of an array (8)")
     rtl.add_argument("--cols", type=positive, default=8, metavar="C", help="columns of an array (8)")
     rtl.add_argument("--dataflow", choices=("os", "ws"), default="os", metavar="D", help="array's: os or ws (os)")
+    rtl.add_argument("--liberty", type=Path, metavar="FILE.lib", help="cells to say area and delay in")
     rtl.add_argument("--out", type=Path, metavar="DIR", help="directory (runs/rtl/FORMAT-U)")
     rtl.add_argument("--force", action="store_true", help="write into a directory that holds something")
     return parser

@@ -15,8 +15,12 @@ from macloom.cli.console import Console, jsonable
 from macloom.errors import MacloomError
 from macloom.units import format_quantity
 from macloom.workloads import load_recipe, load_workload
+from macloom.workloads.by_layer import for_recipe
+from macloom.workloads.routing import load_routing
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from macloom.explore.records import Run
     from macloom.sim import Result
 
@@ -31,8 +35,12 @@ def run(options: Namespace, console: Console) -> None:
             "--topology (macloom simulate --help)"
         )
     from macloom.explore.cost import run_record
+    from macloom.explore.style import check_plot_path
     from macloom.sim import mapping_of, simulate
 
+    for option in PLOTS:
+        if path := getattr(options, option):
+            check_plot_path(f"--{option}", path)
     workload = load_workload(
         options.workload,
         phase=options.phase,
@@ -40,9 +48,13 @@ def run(options: Namespace, console: Console) -> None:
         batch=options.batch,
         context=options.context,
         head_tokens=options.head_tokens,
+        chunk=options.chunk,
+        source=options.source,
+        routing=load_routing(options.routing),
     )
     accelerator = load_accelerator(options.accelerator)
     recipe = load_recipe(options.recipe)
+    workload = for_recipe(workload, recipe)  # layer by layer where the recipe tells layers apart
     with console.working(f"simulating {workload.name} in {recipe.name} on {accelerator.name}"):
         result = simulate(
             workload,
@@ -55,9 +67,11 @@ def run(options: Namespace, console: Console) -> None:
             prefetch=options.prefetch,
             residency=options.residency,
         )
+    title = f"{workload.name} {workload.phase}, {recipe.name} on {accelerator.name}"
+    record = run_record(result, workload, accelerator, recipe.name)
+    pictures = {option: PLOTS[option](result, record, title) for option in PLOTS if getattr(options, option)}
     if options.save_mapping:
         console.note(f"wrote {mapping_of(result).save(options.save_mapping)}")
-    record = run_record(result, workload, accelerator, recipe.name)
     data = {**result.to_dict(), "seed": console.seed, "version": __version__}
     if options.out:
         configuration = {
@@ -69,7 +83,30 @@ def run(options: Namespace, console: Console) -> None:
         }
         for path in _write(options.out, configuration, data, result, record):
             console.note(f"wrote {path}")
-    console.emit(data, lambda: _show(record, workload.details, console))
+    for option, figure in pictures.items():
+        from macloom.explore.style import save_figure
+
+        console.note(f"wrote {save_figure(figure, getattr(options, option))}")
+    console.emit(data, lambda: _show(record, result, workload.details, console))
+
+
+def _heatmap(result: Result, record: Run, title: str) -> Figure:
+    from macloom.explore.heat_plot import heat_figure
+
+    return heat_figure(result.ops, result.accelerator.array, title)
+
+
+def _roofline(result: Result, record: Run, title: str) -> Figure:
+    from macloom.explore.plots import roofline
+    from macloom.explore.style import figure_of, plot_style
+
+    ax = roofline([record])
+    with plot_style():
+        ax.set_title(title)
+    return figure_of(ax)
+
+
+PLOTS = {"heatmap": _heatmap, "roofline": _roofline}
 
 
 def _write(
@@ -91,7 +128,7 @@ def _write(
     )
 
 
-def _show(record: Run, details: Mapping[str, Any], console: Console) -> None:
+def _show(record: Run, result: Result, details: Mapping[str, Any], console: Console) -> None:
     from macloom.explore.records import ENERGY_PARTS
     from macloom.explore.report import operations_table
     from macloom.explore.text_table import print_table
@@ -99,6 +136,8 @@ def _show(record: Run, details: Mapping[str, Any], console: Console) -> None:
     parts = ", ".join(f"{ENERGY_PARTS[part]} {format_quantity(joules, 'J')}" for part, joules in record.energy.items())
     setting = ", ".join(f"{name} {details[name]}" for name in ("sequence", "context", "batch") if name in details)
     bandwidth = record.dram_bits / record.seconds
+    totals = result.totals()
+    low_j, high_j, leakage_w = (totals[name] for name in ("energy_low_j", "energy_high_j", "leakage_w"))
     console.lines(
         [
             ("workload", f"{record.workload}, {record.phase}, {setting}"),
@@ -113,7 +152,22 @@ def _show(record: Run, details: Mapping[str, Any], console: Console) -> None:
             ),
             ("energy", f"{format_quantity(record.energy_j, 'J')}: {parts}"),
             ("energy per token", format_quantity(record.energy_j / record.tokens, "J")),
+            ("energy bounds", f"{format_quantity(low_j, 'J')} to {format_quantity(high_j, 'J')}"),
+            ("power", f"{format_quantity(result.power_w, 'W')}, of which {format_quantity(leakage_w, 'W')} leak"),
+            ("area", _area(result)),
         ]
     )
     print()
     print_table(operations_table(record))
+
+
+def _area(result: Result) -> str:
+    """Return the area by kind of unit, buffers together; the vector unit's is not known."""
+    parts: dict[str, float] = {}
+    for part in result.hardware.parts:
+        kind = part.unit.split()[-1] if not part.unit.startswith("buffer") else "buffers"
+        parts[kind] = parts.get(kind, 0.0) + part.total_mm2.value
+    if not parts:
+        return "not known for this technology"
+    shares = ", ".join(f"{kind} {mm2:.3g}" for kind, mm2 in parts.items())
+    return f"{result.hardware.total_mm2:.3g} mm2: {shares}; without the vector unit"

@@ -1,0 +1,119 @@
+"""A workload layer by layer, with the operations named as in a checkpoint, for recipes that differ between layers.
+
+A workload holds identical layers once, with a `repeat`. An exception of a recipe such as `model.layers.3.*` concerns
+one of them; `for_recipe` writes the layers out where a recipe tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+
+from macloom.errors import MacloomError
+from macloom.workloads.groups import stack_of
+from macloom.workloads.ops import Gemm, Op, Workload
+from macloom.workloads.recipe import Recipe
+
+STACK = "model.layers"  # where most families keep their layers
+
+
+def by_layer(workload: Workload, stack: str = STACK) -> Workload:
+    """Return the workload with every layer's operations written out as `<stack>.<number>.<operation>`.
+
+    Operations that do not repeat in every layer keep their names. What operations read is renamed too, so that
+    tensors stay on chip between the same operations as before.
+
+    Raises:
+        MacloomError: the workload does not say how many layers it has.
+
+    >>> from macloom.workloads import load_workload
+    >>> split = by_layer(load_workload("tiny", sequence=16))
+    >>> [op.name for op in split.gemms][8:10], split.macs == load_workload("tiny", sequence=16).macs
+    (['model.layers.0.mlp.down_proj', 'model.layers.1.self_attn.q_proj'], True)
+    """
+    layers = workload.details.get("layers")
+    if not isinstance(layers, int) or layers < 1:
+        raise MacloomError(f"workload {workload.name!r}: must say in details how many layers it has, to be split")
+    first, last = _body(workload.ops, layers)
+    body = workload.ops[first : last + 1]
+    place = {op.name: i for i, op in enumerate(body)}
+
+    def named(name: str, layer: int) -> str:
+        return f"{stack}.{layer}.{name}" if name in place else name
+
+    def inside(reader: int, layer: int, sources: tuple[str, ...]) -> tuple[str, ...]:
+        """Of what a repeated operation may read, that which it reads in this layer."""
+        earlier = [s for s in sources if s in place and place[s] < reader]
+        former = [s for s in sources if s in place and place[s] >= reader]
+        outside = [s for s in sources if s not in place]
+        if earlier:
+            return tuple(named(s, layer) for s in earlier)
+        return tuple(named(s, layer - 1) for s in former) if former and layer else tuple(outside)
+
+    ops: list[Op] = list(workload.ops[:first])
+    for layer in range(layers):
+        for reader, op in enumerate(body):
+            ops.append(_copy(op, named(op.name, layer), layers, partial(inside, reader, layer)))
+
+    def behind(sources: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(named(s, layers - 1) for s in sources)
+
+    ops += [_copy(op, op.name, 1, behind) for op in workload.ops[last + 1 :]]
+    return replace(workload, ops=tuple(ops))
+
+
+def _copy(op: Op, name: str, layers: int, read: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Op:
+    if isinstance(op, Gemm):
+        return replace(op, name=name, repeat=op.repeat // layers, reads=read(op.reads))
+    return replace(op, name=name, repeat=op.repeat // layers, reads=tuple(read(sources) for sources in op.reads))
+
+
+def _body(ops: tuple[Op, ...], layers: int) -> tuple[int, int]:
+    """Return the first and the last operation of a layer: those that repeat with it, or what reads say of one layer."""
+    if layers > 1:
+        inside = [i for i, op in enumerate(ops) if op.repeat % layers == 0]
+    else:
+        order = {op.name: i for i, op in enumerate(ops)}
+        back = [(i, order[s]) for i, op in enumerate(ops) for s in _sources(op) if order.get(s, -1) > i]
+        inside = [i for pair in back for i in pair]
+    if not inside:
+        raise MacloomError("workload: must have operations that repeat in every layer, to be split")
+    if layers > 1 and inside != list(range(inside[0], inside[-1] + 1)):
+        raise MacloomError("workload: must have layers of one kind in a row, to be split")
+    return inside[0], inside[-1]
+
+
+def _sources(op: Op) -> Iterable[str]:
+    return op.reads if isinstance(op, Gemm) else (s for sources in op.reads for s in sources)
+
+
+def for_recipe(workload: Workload, recipe: Recipe) -> Workload:
+    """Return the workload as it is, or layer by layer where the recipe gives layers different formats.
+
+    >>> from macloom.workloads import load_recipe, load_workload
+    >>> workload = load_workload("tiny", sequence=16)
+    >>> for_recipe(workload, load_recipe("int4")) is workload
+    True
+    """
+    if not isinstance(workload.details.get("layers"), int):
+        return workload
+    stacks = dict.fromkeys(s for s in (stack_of(pattern) for pattern, _ in recipe.overrides) if s)
+    for stack in stacks or [STACK]:
+        try:
+            split = by_layer(workload, stack)
+        except MacloomError:
+            return workload
+        if _formats(split, recipe) != _formats(workload, recipe):
+            return split
+    return workload
+
+
+def _formats(workload: Workload, recipe: Recipe) -> set[tuple[str, ...]]:
+    """Return the operation, without its layer, and the formats of every product."""
+    found = set()
+    for op in workload.gemms:
+        stack = stack_of(op.name)
+        name = op.name.removeprefix(f"{stack}.").partition(".")[2] if stack else op.name
+        found.add((name, *(recipe.format_for(role, op.name).name for role in (op.a, op.b))))
+    return found
