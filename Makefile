@@ -45,5 +45,5 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@echo "installing macloom and what it needs into $(VENV); the first time takes a few minutes"
-	$(PY) -m pip install -q -c constraints.txt -e ".[dev,llm,rtl]"
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev,llm,rtl,search]"
 	@touch $@
