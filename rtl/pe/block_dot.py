@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyrtl
 from pyrtl import WireVector
 
 from macloom.errors import MacloomError
@@ -25,6 +24,7 @@ from macloom.rtl.floats import FP32_REGISTER, FloatRegister, converted, from_int
 from macloom.rtl.formats.decoder import PairPorts, aligned_pairs, identifier, pair_circuit, pair_ports
 from macloom.rtl.pe.mac import pair_product, product_bits
 from macloom.rtl.pe.register import clamped, integers
+from macloom.rtl.pe.running import running_unit
 from macloom.rtl.pe.stimuli import scaled_blocks
 from macloom.rtl.unit import Port, Unit, Values, Wires, signed_width
 
@@ -235,12 +235,6 @@ def block_dot(design: BlockDot, module: str | None = None) -> Unit:
     """
     register = design.register
 
-    def circuit(inputs: Wires) -> Wires:
-        total = pyrtl.Register(register.bits, "total")
-        after = _next(design, w.gated(total, w.inverted(inputs["clear"])), inputs)
-        w.clock(total, pyrtl.select(inputs["valid"], after, total))
-        return {"sum": total[:]}
-
     def model(inputs: Values) -> Values:
         terms, known = _terms(design, inputs), _defined(design, inputs)
         zero = np.zeros(1, np.float32)
@@ -262,24 +256,16 @@ def block_dot(design: BlockDot, module: str | None = None) -> Unit:
             spoilt = ((spoilt and not clear) or not known) if valid else spoilt
         return {"sum": np.array(clean)}
 
-    def stimuli(count: int, seed: int) -> Values:
-        rng = np.random.default_rng([seed, 2])
-        return {
-            **_codes(design, count, seed, 0.002),
-            "clear": (rng.random(count) < 0.05) * 1,
-            "valid": (rng.random(count) < 0.9) * 1,
-        }
-
-    return Unit(
-        module=module or design.module,
-        inputs=(*_ports(design), Port(name="clear", width=1), Port(name="valid", width=1)),
-        outputs=(Port(name="sum", width=register.bits),),
-        circuit=circuit,
-        model=model,
+    return running_unit(
+        module or design.module,
+        _ports(design),
+        register.bits,
+        lambda total, inputs: _next(design, total, inputs),
+        model,
+        lambda count, seed: _codes(design, count, seed, 0.002),
+        _facts(design),
+        clear_share=0.05,
         cares=cares,
-        clocked=True,
-        stimuli=stimuli,
-        facts=_facts(design),
     )
 
 

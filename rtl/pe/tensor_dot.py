@@ -27,6 +27,7 @@ from macloom.rtl.floats import FP32_REGISTER, FloatRegister, converted, plus
 from macloom.rtl.formats.decoder import identifier
 from macloom.rtl.formats.encoder import unpack_float
 from macloom.rtl.pe.alignment import Term, aligned_sum
+from macloom.rtl.pe.running import running_unit
 from macloom.rtl.pe.stimuli import float_blocks
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
@@ -262,12 +263,6 @@ def tensor_dot(design: TensorDot, module: str | None = None) -> Unit:
     """
     register = design.register
 
-    def circuit(inputs: Wires) -> Wires:
-        total = pyrtl.Register(register.bits, "total")
-        after = _next(design, w.gated(total, w.inverted(inputs["clear"])), inputs)
-        w.clock(total, pyrtl.select(inputs["valid"], after, total))
-        return {"sum": total[:]}
-
     def model(inputs: Values) -> Values:
         sums, total = [], np.float32(0)
         names = [port.name for port in _ports(design)]
@@ -278,23 +273,15 @@ def tensor_dot(design: TensorDot, module: str | None = None) -> Unit:
                 total = _sums(design, np.array([0 if clear else total], np.float32), one)[0]
         return {"sum": register.codes_of(np.array(sums, np.float32))}
 
-    def stimuli(count: int, seed: int) -> Values:
-        rng = np.random.default_rng([seed, 2])
-        return {
-            **_codes(design, count, seed, 0.004),
-            "clear": (rng.random(count) < 0.08) * 1,
-            "valid": (rng.random(count) < 0.9) * 1,
-        }
-
-    return Unit(
-        module=module or design.module,
-        inputs=(*_ports(design), Port(name="clear", width=1), Port(name="valid", width=1)),
-        outputs=(Port(name="sum", width=register.bits),),
-        circuit=circuit,
-        model=model,
-        clocked=True,
-        stimuli=stimuli,
-        facts=_facts(design),
+    return running_unit(
+        module or design.module,
+        _ports(design),
+        register.bits,
+        lambda total, inputs: _next(design, total, inputs),
+        model,
+        lambda count, seed: _codes(design, count, seed, 0.004),
+        _facts(design),
+        clear_share=0.08,
     )
 
 

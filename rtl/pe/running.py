@@ -1,0 +1,60 @@
+"""A dot-product unit around its register: what block and tensor-core units have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyrtl
+
+import macloom.rtl.wires as w
+from macloom.rtl.unit import Port, Unit, Values, Wires
+
+
+def running_unit(
+    module: str,
+    ports: tuple[Port, ...],
+    bits: int,
+    after: Callable[[pyrtl.WireVector, Wires], pyrtl.WireVector],
+    model: Callable[[Values], Values],
+    codes: Callable[[int, int], dict[str, np.ndarray]],
+    facts: Mapping[str, Any],
+    *,
+    clear_share: float,
+    cares: Callable[[Values], Values] | None = None,
+) -> Unit:
+    """Return a unit that adds one step to its register `sum` in every cycle with `valid`, to zero with `clear`.
+
+    Args:
+        module: name of the Verilog module.
+        ports: operands of one step.
+        bits: width of the register.
+        after: from the register and the operands to the register after the step.
+        model, cares, facts: those of the `Unit`; the model sees `clear` and `valid`, too.
+        codes: from a count and a seed to operands that exercise the unit.
+        clear_share: share of the vectors that clear the register.
+    """
+
+    def circuit(inputs: Wires) -> Wires:
+        total = pyrtl.Register(bits, "total")
+        result = after(w.gated(total, w.inverted(inputs["clear"])), inputs)
+        w.clock(total, pyrtl.select(inputs["valid"], result, total))
+        return {"sum": total[:]}
+
+    def stimuli(count: int, seed: int) -> Values:
+        rng = np.random.default_rng([seed, 2])
+        controls = {"clear": (rng.random(count) < clear_share) * 1, "valid": (rng.random(count) < 0.9) * 1}
+        return {**codes(count, seed), **controls}
+
+    return Unit(
+        module=module,
+        inputs=(*ports, Port(name="clear", width=1), Port(name="valid", width=1)),
+        outputs=(Port(name="sum", width=bits),),
+        circuit=circuit,
+        model=model,
+        cares=cares,
+        clocked=True,
+        stimuli=stimuli,
+        facts=facts,
+    )
