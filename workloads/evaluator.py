@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from macloom.errors import MacloomError, require_positive_integer
-from macloom.formats import Encoded, get_accumulator
+from macloom.formats import Encoded
 from macloom.workloads.accuracy import BYTES, Accuracy, VectorCost
 from macloom.workloads.exact_vector import ExactVector, RangeVector, vector_unit
 from macloom.workloads.lm.checkpoint import LanguageModel, is_byte_llama, load_model
-from macloom.workloads.lm.data import Text, stdlib_text, text_from_file
+from macloom.workloads.lm.data import Text, load_text, stdlib_text
 from macloom.workloads.lm.model import FLOAT, FLOAT_VECTOR, Arithmetic, VectorOps, forward
 from macloom.workloads.quantized import ExactRecording, Observer, QuantizedArithmetic, RecordingArithmetic
 from macloom.workloads.recipe import Recipe, load_recipe
 from macloom.workloads.scoring import NoiseMeter, digest, divergence, mean, perplexity_of, window_scores
-from macloom.workloads.search import GemmSample, Memo, Plan, plan_operands
+from macloom.workloads.search import GemmSample, Memo, Plan, check_accumulators, plan_operands
 from macloom.workloads.steps import Progress, Steps
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Evaluator:
                 f"context: must be at most {config.max_position_embeddings}, the model's limit, not {context}"
             )
         self.text = load_text(text)
-        self.tokens = _cut(self.text, context + 1, windows)
+        self.tokens = torch.from_numpy(self.text.windows(context + 1, windows).astype(np.int64))
         self.windows, self.context, self.batch = len(self.tokens), context, batch
         self.stride = len(self.text.data) // (context + 1) * (context + 1) // self.windows
         self._steps = Steps(progress)
@@ -396,38 +396,3 @@ class Evaluator:
         """Mean negative log-probability of the text, per byte."""
         chosen = scores.gather(-1, self.tokens[:, 1:, None])
         return -mean(chosen)
-
-
-def load_text(source: Text | str | Path | None) -> Text:
-    """Return a text from a file, or the held-out half of the standard library for None."""
-    if isinstance(source, Text):
-        return source
-    try:
-        return stdlib_text("held-out") if source is None else text_from_file(source)
-    except ValueError as error:
-        raise MacloomError(str(error)) from None
-
-
-def _cut(text: Text, length: int, count: int) -> Tensor:
-    try:
-        windows = text.windows(length, count)
-    except ValueError as error:
-        raise MacloomError(str(error)) from None
-    return torch.from_numpy(windows.astype(np.int64))
-
-
-def check_accumulators(recipe: Recipe, samples: Sequence[GemmSample]) -> None:
-    """Raise before anything slow if an operation's formats do not suit the recipe's accumulator.
-
-    Raises:
-        MacloomError: the message names the operation and what would fit.
-    """
-    for sample in samples:
-        name = recipe.accumulator_for(sample.op)
-        if name is None:
-            continue
-        a, b = (recipe.format_for(s.role, sample.op).encode(s.rows[..., :1, :]) for s in (sample.a, sample.b))
-        try:
-            get_accumulator(name).check(a.operand(), b.operand())
-        except MacloomError as error:
-            raise MacloomError(f"recipe {recipe.name!r}: {sample.op}: {error}") from None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from macloom.errors import MacloomError
-from macloom.formats import TensorFormat
+from macloom.formats import TensorFormat, get_accumulator
 from macloom.workloads.ops import Role
 from macloom.workloads.recipe import Objective, Recipe, Search
 
@@ -192,3 +192,20 @@ def plan_operands(recipe: Recipe, samples: Sequence[GemmSample], memo: Memo | No
 def _calibrated(fmt: TensorFormat, role: Role) -> bool:
     """Weights are known when they are encoded; other tensors with one scale get it from calibration."""
     return fmt.static_scale and role is not Role.WEIGHT
+
+
+def check_accumulators(recipe: Recipe, samples: Sequence[GemmSample]) -> None:
+    """Raise before anything slow if an operation's formats do not suit the recipe's accumulator.
+
+    Raises:
+        MacloomError: the message names the operation and what would fit.
+    """
+    for sample in samples:
+        name = recipe.accumulator_for(sample.op)
+        if name is None:
+            continue
+        a, b = (recipe.format_for(s.role, sample.op).encode(s.rows[..., :1, :]) for s in (sample.a, sample.b))
+        try:
+            get_accumulator(name).check(a.operand(), b.operand())
+        except MacloomError as error:
+            raise MacloomError(f"recipe {recipe.name!r}: {sample.op}: {error}") from None

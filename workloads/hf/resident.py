@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from macloom.errors import MacloomError, require_positive_integer
-from macloom.workloads.evaluator import check_accumulators
 from macloom.workloads.hf.calibration import Calibration, Scales, plan_part
 from macloom.workloads.hf.evaluator import ModelEvaluator
 from macloom.workloads.hf.interfaces import Route
@@ -22,6 +21,7 @@ from macloom.workloads.hf.streams import FloatProducts
 from macloom.workloads.hf.text import Reader
 from macloom.workloads.quantized import GemmArithmetic, QuantizedArithmetic
 from macloom.workloads.recipe import Recipe, load_recipe
+from macloom.workloads.search import check_accumulators
 
 
 class ResidentModel:

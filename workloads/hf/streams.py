@@ -11,7 +11,6 @@ from torch import Tensor
 
 from macloom.errors import MacloomError
 from macloom.formats import Encoded
-from macloom.workloads.evaluator import check_accumulators
 from macloom.workloads.hf.calibration import Calibration, Scales, plan_part
 from macloom.workloads.hf.interfaces import Rope, Route
 from macloom.workloads.hf.keys import plan_stored
@@ -25,6 +24,7 @@ from macloom.workloads.hf.text import Windows
 from macloom.workloads.quantized import GemmArithmetic, Observer, Operand
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.scoring import NoiseMeter
+from macloom.workloads.search import check_accumulators
 from macloom.workloads.steps import Progress as Report
 from macloom.workloads.steps import TimeLeft
 

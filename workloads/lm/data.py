@@ -45,7 +45,7 @@ class Text:
             uint8 array, windows x length.
 
         Raises:
-            ValueError: the text is shorter than one window.
+            MacloomError: the text is shorter than one window.
         """
         available = len(self.data) // length
         if available == 0:
@@ -107,3 +107,10 @@ def text_from_file(path: str | Path) -> Text:
     if not data:
         raise MacloomError(f"text: file {str(path)!r} is empty")
     return Text(name=path.name, data=data)
+
+
+def load_text(source: Text | str | Path | None) -> Text:
+    """Return a text as it is or from a file, or the held-out half of the standard library for None."""
+    if isinstance(source, Text):
+        return source
+    return stdlib_text("held-out") if source is None else text_from_file(source)

@@ -33,8 +33,7 @@ def intervals(scores: WindowScores | None, options: Namespace, context: int, see
     if scores is None:
         raise MacloomError("--bootstrap: must have finite logits to draw from; this recipe gave some that are not")
     if options.bootstrap_over == "document":
-        from macloom.workloads.evaluator import load_text
-        from macloom.workloads.lm.data import SEPARATOR
+        from macloom.workloads.lm.data import SEPARATOR, load_text
 
         data = load_text(options.text).data
         scores = scores.grouped(documents_of_windows(data, context + 1, len(scores), SEPARATOR))
