@@ -8,37 +8,22 @@ often it comes. What a tile takes is the simulator's own account of it (`macloom
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from macloom.arch import (
-    Accelerator,
-    Dataflow,
-    dram_energy_j_per_bit,
-    float_add_energy_j,
-    float_multiply_energy_j,
-    sram_energy_j_per_bit,
-)
+from macloom.arch import Accelerator, Dataflow
 from macloom.errors import MacloomError
-from macloom.sim.account import LANE_OPERATIONS_PER_MAC, scaled_operands
-from macloom.sim.energy import (
-    block_scale_energy,
-    decoding_energy,
-    encoding_energy,
-    leakage_energy,
-    mac_energy,
-    spared_operations,
-)
+from macloom.sim.account import LANE_OPERATIONS_PER_MAC
+from macloom.sim.analytic_rates import KnownRates, Rates
 from macloom.sim.mapping import GemmMapping
 from macloom.sim.systolic import ceil_div, fold_timing
 from macloom.sim.tile_kinds import TileKinds, tile_kinds
 from macloom.sim.tiling import TileProblem, Tiling, port_cycles, tile_work, traffic, whole_bits
-from macloom.sim.vector import epilogue_operations, scale_operations, segment_operations
+from macloom.sim.vector import segment_operations
 
-WHOLE = 1 << 40  # a block as long as any row
 BLOCK = 512  # points at a time, so that their arrays stay in the cache
 
 
@@ -94,7 +79,7 @@ def price_points(points: Sequence[tuple[GemmMapping, Accelerator]]) -> PointCost
     found = {
         f.name: np.zeros(len(points), np.float64 if f.name.endswith("_j") else np.int64) for f in fields(PointCosts)
     }
-    known = _Known()
+    known = KnownRates()
     for group in groups.values():
         for start in range(0, len(group), BLOCK):
             places = group[start : start + BLOCK]
@@ -108,104 +93,6 @@ def _kind(mapping: GemmMapping) -> tuple[Any, ...]:
     p = mapping.problem
     own_ports = tuple(bits is None for bits in p.transfer_bits)
     return p.dataflow, mapping.tiling.order, p.segment, p.shadow_registers, p.arrays, own_ports, mapping.on_array
-
-
-class _Rates(NamedTuple):
-    """What products have in common that meet the same formats on the same machine, one or an array each.
-
-    Lanes, DRAM's streaming rate, operations per result, joules per event.
-    """
-
-    lanes: Any
-    dram_bits_per_cycle: Any
-    a_bit_j: Any
-    b_bit_j: Any
-    out_bit_j: Any
-    dram_bit_j: Any
-    multiply_j: Any
-    add_j: Any
-    leakage_j_per_cycle: Any
-    mac_j: Any
-    block_scale_j: Any
-    a_code_j: Any
-    b_code_j: Any
-    out_code_j: Any
-    spared_adds: Any
-    epilogue_multiplies: Any
-    epilogue_adds: Any
-    segment_multiplies: Any
-    scale_multiplies: Any
-    scale_adds: Any
-    out_block: Any
-
-
-class _Known:
-    """Rates by what decides them: a sweep has few machines and formats. The points keep what the ids stand for."""
-
-    def __init__(self) -> None:
-        self.rows: dict[Any, tuple[Any, ...]] = {}
-        self.found: dict[Any, _Rates] = {}
-
-    def rates(self, mapping: GemmMapping, accelerator: Accelerator) -> _Rates:
-        formats = (id(mapping.a), id(mapping.b), id(mapping.out), bool(mapping.block_scales))
-        key = (id(accelerator), mapping.fit, mapping.problem.k, *formats)
-        if key not in self.found:
-            self.found[key] = self._joined(mapping, accelerator, formats)
-        return self.found[key]
-
-    def _joined(self, mapping: GemmMapping, accelerator: Accelerator, formats: tuple[Any, ...]) -> _Rates:
-        technology = id(accelerator.technology)
-        memory = (technology, id(accelerator.buffers), id(accelerator.dram), accelerator.vector)
-        element = (technology, accelerator.array.pe, mapping.fit, *formats)
-        return _Rates(
-            accelerator.vector.lanes,
-            accelerator.dram.streaming_bits_per_s / accelerator.clock_hz,
-            *self._row(memory, lambda: _memory_rates(accelerator)),
-            *self._row((id(accelerator),), lambda: (leakage_energy(accelerator, 1).value,)),
-            *self._row((*element, accelerator.vector.bits), lambda: _element_rates(mapping, accelerator)),
-            *self._row((*formats, mapping.problem.k), lambda: _operation_rates(mapping)),
-        )
-
-    def _row(self, key: Any, make: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
-        if key not in self.rows:
-            self.rows[key] = make()
-        return self.rows[key]
-
-
-def _memory_rates(accelerator: Accelerator) -> tuple[float, ...]:
-    technology, buffers, bits = accelerator.technology, accelerator.buffers, accelerator.vector.bits
-    return (
-        *(
-            sram_energy_j_per_bit(technology, b.size_bits).value
-            for b in (buffers.operand_a, buffers.operand_b, buffers.output)
-        ),
-        dram_energy_j_per_bit(technology, accelerator.dram.kind).value,
-        float_multiply_energy_j(technology, bits).value,
-        float_add_energy_j(technology, bits).value,
-    )
-
-
-def _element_rates(mapping: GemmMapping, accelerator: Accelerator) -> tuple[float, ...]:
-    fit, technology, pe, bits = mapping.fit, accelerator.technology, accelerator.array.pe, accelerator.vector.bits
-    if fit:
-        mac = mac_energy(technology, pe, fit, mapping.a, mapping.b)
-    else:
-        mac = float_multiply_energy_j(technology, bits) + float_add_energy_j(technology, bits)
-    return (
-        mac.value,
-        block_scale_energy(technology, pe).value if mapping.block_scales else 0.0,
-        decoding_energy(technology, mapping.a, 1).value if fit and fit.a.decoded else 0.0,
-        decoding_energy(technology, mapping.b, 1).value if fit and fit.b.decoded else 0.0,
-        encoding_energy(technology, mapping.out, 1).value,
-        spared_operations(mapping.out).adds,
-    )
-
-
-def _operation_rates(mapping: GemmMapping) -> tuple[int, ...]:
-    epilogue = epilogue_operations(scaled_operands(mapping, blocked=False), mapping.out)
-    segments = segment_operations(scaled_operands(mapping, blocked=True))
-    scale, block = scale_operations(mapping.out), mapping.out.block or WHOLE
-    return epilogue.multiplies, epilogue.adds, segments.multiplies, scale.multiplies, scale.adds, block
 
 
 class _Counts(NamedTuple):
@@ -224,8 +111,8 @@ def _counts(mapping: GemmMapping) -> _Counts:
 
 
 def _stacked(
-    points: Sequence[tuple[GemmMapping, Accelerator]], known: _Known
-) -> tuple[TileProblem, Tiling, _Rates, _Counts]:
+    points: Sequence[tuple[GemmMapping, Accelerator]], known: KnownRates
+) -> tuple[TileProblem, Tiling, Rates, _Counts]:
     """Return the problems, tilings, rates and counts of points of one kind, with an array for each number."""
     problems = [mapping.problem for mapping, _ in points]
     first = points[0][0]
@@ -254,7 +141,7 @@ def _stacked(
     return (
         problem,
         Tiling(order=first.tiling.order, **tiles),
-        _Rates(*(np.array(column) for column in zip(*rates, strict=True))),
+        Rates(*(np.array(column) for column in zip(*rates, strict=True))),
         _Counts(*(np.array(column) for column in zip(*(_counts(mapping) for mapping, _ in points), strict=True))),
     )
 
@@ -262,7 +149,7 @@ def _stacked(
 _SIZES = ("m", "n", "k", "a_bits", "b_bits", "out_bits", "sum_bits", "rows", "cols", "dram_bits_per_cycle")
 
 
-def _priced(points: Sequence[tuple[GemmMapping, Accelerator]], known: _Known) -> dict[str, np.ndarray]:
+def _priced(points: Sequence[tuple[GemmMapping, Accelerator]], known: KnownRates) -> dict[str, np.ndarray]:
     p, tiling, rate, counts = _stacked(points, known)
     on_array = points[0][0].on_array
     kinds = tile_kinds(p, tiling)
@@ -301,7 +188,7 @@ def _priced(points: Sequence[tuple[GemmMapping, Accelerator]], known: _Known) ->
     return {name: counts.repeat * values for name, values in once.items()}
 
 
-def _tiles(p: TileProblem, rate: _Rates, tile: TileKinds, *, on_array: bool) -> dict[str, Any]:
+def _tiles(p: TileProblem, rate: Rates, tile: TileKinds, *, on_array: bool) -> dict[str, Any]:
     """Return what one tile of each kind takes of each unit, (kinds, points)."""
     work = tile_work(p, tile.m, tile.n, tile.k, continues=~tile.first_k, finishes=tile.finishes)
     outputs = tile.m * tile.n
