@@ -18,7 +18,7 @@ from macloom.formats.accumulators.floating import ROUNDINGS, FloatAccumulator, S
 from macloom.formats.elements.minifloat import Specials
 from macloom.formats.policy import Rounding
 from macloom.rtl import wires as w
-from macloom.rtl.formats.encoder import FloatFields, Raw, rounded_magnitude, unpack_float
+from macloom.rtl.formats.rounder import FloatFields, Raw, rounded_magnitude, unpack_float
 
 
 @dataclass(frozen=True, kw_only=True)

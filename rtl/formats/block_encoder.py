@@ -21,7 +21,8 @@ from macloom.formats.tensors.block import Block, ScaleRule
 from macloom.rtl import wires as w
 from macloom.rtl.formats.block_stimuli import blocks
 from macloom.rtl.formats.decoder import identifier
-from macloom.rtl.formats.encoder import Conversion, rounded_raw, unpack_float
+from macloom.rtl.formats.encoder import Conversion, rounded_raw
+from macloom.rtl.formats.rounder import unpack_float
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 E8M0_BIAS = 127

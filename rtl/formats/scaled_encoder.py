@@ -21,7 +21,7 @@ from macloom.formats.tensors.block import Block
 from macloom.rtl import wires as w
 from macloom.rtl.formats.block_stimuli import blocks
 from macloom.rtl.formats.decoder import identifier
-from macloom.rtl.formats.encoder import interval_search, intervals
+from macloom.rtl.formats.interval_search import interval_search, intervals
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 

@@ -25,7 +25,7 @@ from macloom.rtl import wires as w
 from macloom.rtl.float_units import added, float_codes
 from macloom.rtl.floats import FP32_REGISTER, FloatRegister, converted, plus
 from macloom.rtl.formats.decoder import identifier
-from macloom.rtl.formats.encoder import unpack_float
+from macloom.rtl.formats.rounder import unpack_float
 from macloom.rtl.pe.alignment import Term, aligned_sum
 from macloom.rtl.pe.running import running_unit
 from macloom.rtl.pe.stimuli import float_blocks
