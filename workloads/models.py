@@ -9,6 +9,7 @@ from typing import Any
 
 from macloom.errors import MacloomError, require_positive_integer
 from macloom.workloads.analytic import ARCHITECTURES
+from macloom.workloads.analytic.diffusers import from_diffusers
 from macloom.workloads.config import (
     TRACE,
     Unsupported,
@@ -83,6 +84,7 @@ def workload_of(name: str, document: Mapping[str, Any], request: Request) -> Wor
         Unsupported: a model that has no formula; it can be traced.
         MacloomError: a malformed field, or a request that the model cannot have.
     """
+    document = from_diffusers(document)
     kind = document.get("model_type")
     if isinstance(kind, str) and kind in ARCHITECTURES:
         return ARCHITECTURES[kind](name, document, request)

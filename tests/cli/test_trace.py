@@ -97,7 +97,7 @@ def test_simulate_with_a_source(run_json: RunJson) -> None:
         (["trace"], "the following arguments are required: MODEL"),
         (["trace", "nowhere/at/all"], "workload: no such model directory or configuration 'nowhere/at/all'"),
         (["trace", "opt-6.8b"], "workload: unknown name 'opt-6.8b'; did you mean 'opt-6.7b'"),
-        (["trace", "dit-s-2"], "config.model_type: unknown name 'dit'; did you mean "),
+        (["trace", "dit-s-2"], "config.model_type: transformers has no 'dit' to trace; it has a formula here: "),
         (
             ["trace", "opt-125m", "--context", "5"],
             "--context: must not be given for prefill, not 5; set --sequence instead",

@@ -172,6 +172,50 @@ def test_dits_equal_the_formula(name: str) -> None:
     assert (workload.macs, workload.parameters) == (2 * macs, weights)
 
 
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ({"_class_name": "DiTTransformer2DModel", "out_channels": 8}, 749_826_464),
+        ({"_class_name": "DiTTransformer2DModel", "num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 16,
+          "num_embeds_ada_norm": 10, "sample_size": 16}, 202_448),
+        ({"_class_name": "PixArtTransformer2DModel", "in_channels": 4, "sample_size": 32, "patch_size": 2,
+          "caption_channels": 4096}, 610_856_096),
+    ],
+)  # fmt: skip
+def test_configurations_of_diffusers_have_the_parameters_that_diffusers_0_42_1_counts(
+    config: dict[str, Any], parameters: int
+) -> None:
+    assert workload_of("local", config, Request()).parameters == parameters
+
+
+def test_a_dit_of_diffusers_embeds_timestep_and_class_in_every_block() -> None:
+    ours = workload_of("local", config_of("dit-xl-2"), Request())
+    theirs = workload_of("local", {"_class_name": "DiTTransformer2DModel", "out_channels": 8}, Request())
+    assert theirs.macs - ours.macs == 28 * (256 * 1152 + 1152 * 1152)
+    assert theirs.parameters - ours.parameters == 27 * (257 * 1152 + 1153 * 1152 + 1001 * 1152) - 256 * 1152
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "UNet2DConditionModel"},
+         "config._class_name: unknown name 'UNet2DConditionModel'; known are DiTTransformer2DModel, PixArtTransformer2DModel "
+         "(models of diffusers that have a formula)"),
+        ({"_class_name": "DiTTransformer2DModel", "activation_fn": "geglu"},
+         'config.activation_fn: must be "gelu-approximate", which alone has a formula, not "geglu"'),
+        ({"_class_name": "PixArtTransformer2DModel", "sample_size": 32, "patch_size": 2},
+         "config.caption_channels: is missing; it must be a positive integer"),
+        ({"_class_name": "PixArtTransformer2DModel", "sample_size": 128, "patch_size": 2},
+         "config.use_additional_conditions: must be false, which alone has a formula; it is true unless given where "
+         "sample_size is 128"),
+    ],
+)  # fmt: skip
+def test_options_of_diffusers_without_a_formula(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(MacloomError) as caught:
+        workload_of("local", config, Request())
+    assert str(caught.value) == message
+
+
 def test_pixart_by_hand() -> None:
     h, depth, tokens, caption = 1152, 28, 256, 120
     macs = tokens * 16 * h + 256 * h + h * h + 6 * h * h + caption * (4096 * h + h * h) + tokens * h * 32

@@ -408,7 +408,11 @@ def test_without_transformers_the_message_says_what_to_install(tmp_path: Path, m
             {"model_type": "gpt_neox", "hidden_act": "wild"},
             "config: transformers cannot build GPTNeoXForCausalLM: KeyError: ",
         ),
-        ({"model_type": "wav2vec2"}, "config.model_type: must be of a model that makes or reads tokens or classifies "),
+        (
+            {"model_type": "wav2vec2"},
+            "config.model_type: must be of a model that reads tokens or classifies images, ",
+        ),
+        ({"model_type": "pixart"}, "config.model_type: transformers has no 'pixart' to trace; it has a formula here: "),
     ],
 )
 def test_bad_configurations(config: dict[str, Any], message: str) -> None:

@@ -23,7 +23,7 @@ class _Denoiser:
         self.hidden, self.depth = integer(config, "hidden_size", 1152), integer(config, "depth", 28)
         self.heads, self.patch = integer(config, "num_heads", 16), integer(config, "patch_size", 2)
         self.side, self.channels = integer(config, "input_size", 32), integer(config, "in_channels", 4)
-        self.made = self.channels * (2 if flag(config, "learn_sigma", True) else 1)
+        self.made = integer(config, "out_channels", self.channels * (2 if flag(config, "learn_sigma", True) else 1))
         self.width = divided("num_heads", self.hidden, self.heads, "hidden_size")
         self.batch, self.out = request.batch, Listing()
         grid = divided("patch_size", self.side, self.patch, "input_size")
@@ -43,12 +43,21 @@ class _Denoiser:
         self.parameters += self.out.repeat * n * (k + 1)
         return self.out.gemm(label, read, m=rows, n=n, k=k, **fields)
 
-    def timestep(self) -> str:
+    def timestep(self, prefix: str = "") -> str:
+        hidden, batch, name = self.hidden, self.batch, f"{prefix}t_embedder"
+        last = self.out.vector(f"{name}.sines", VectorKind.SINE, batch, _FREQUENCIES)
+        last = self.linear(f"{name}.mlp.0", last, batch, _FREQUENCIES, hidden)
+        last = self.out.vector(f"{name}.mlp.1", VectorKind.SILU, batch, hidden, last)
+        return self.linear(f"{name}.mlp.2", last, batch, hidden, hidden)
+
+    def condition(self, classes: int, prefix: str = "") -> str:
+        """Append the embedders of timestep and class; one more class stands for none (guidance without one)."""
         hidden, batch = self.hidden, self.batch
-        last = self.out.vector("t_embedder.sines", VectorKind.SINE, batch, _FREQUENCIES)
-        last = self.linear("t_embedder.mlp.0", last, batch, _FREQUENCIES, hidden)
-        last = self.out.vector("t_embedder.mlp.1", VectorKind.SILU, batch, hidden, last)
-        return self.linear("t_embedder.mlp.2", last, batch, hidden, hidden)
+        timestep = self.timestep(prefix)
+        label = self.out.vector(f"{prefix}y_embedder", VectorKind.EMBEDDING, batch, hidden)
+        self.parameters += self.out.repeat * (classes + 1) * hidden
+        made = self.out.vector(f"{prefix}condition", VectorKind.ADD, batch, hidden, timestep, label)
+        return self.out.vector(f"{prefix}condition.silu", VectorKind.SILU, batch, hidden, made)
 
     def modulated(self, label: str, read: Read) -> str:
         """Append a norm without gain, then times one vector of the image and plus another, both of the conditioning."""
@@ -97,21 +106,27 @@ class _Denoiser:
 
 
 def dit_workload(name: str, config: Mapping[str, Any], request: Request) -> Workload:
-    """Return the operations of a DiT with adaLN-Zero: every block makes its modulation from timestep and class."""
+    """Return the operations of a DiT with adaLN-Zero: every block makes its modulation from timestep and class.
+
+    With `embedders` = `blocks` (diffusers) every block embeds both anew, and the last layer once more with the first
+    block's weights.
+    """
     model = _Denoiser(name, config, request)
     out, hidden, batch = model.out, model.hidden, model.batch
-    classes = integer(config, "num_classes", 1000)
-    timestep = model.timestep()
-    label = out.vector("y_embedder", VectorKind.EMBEDDING, batch, hidden)
-    # One more class stands for none (guidance without a classifier); positions are stored with the weights.
-    model.parameters += (classes + 1) * hidden + model.tokens * hidden
-    condition = out.vector("condition", VectorKind.ADD, batch, hidden, timestep, label)
-    condition = out.vector("condition.silu", VectorKind.SILU, batch, hidden, condition)
+    classes, own = integer(config, "num_classes", 1000), config.get("embedders", "model") == "blocks"
+    if flag(config, "learned_positions", True):
+        model.parameters += model.tokens * hidden
+    condition = "" if own else model.condition(classes)
     with out.layers("", model.depth):
         start: Read = (model.first, "mlp.residual")
-        model.linear("adaLN_modulation.1", condition, batch, hidden, 6 * hidden)
+        read = model.condition(classes, "norm1.") if own else condition
+        model.linear("adaLN_modulation.1", read, batch, hidden, 6 * hidden)
         attended = model.gated("attn", model.attention(model.modulated("norm1", start)), start)
         last = model.gated("mlp", model.mlp(model.modulated("norm2", attended)), attended)
+    if own:
+        weights = model.parameters
+        condition = model.condition(classes)
+        model.parameters = weights
     model.linear("final_layer.adaLN_modulation.1", condition, batch, hidden, 2 * hidden)
     return model.finished(name, "dit", last)
 

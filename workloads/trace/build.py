@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from macloom.errors import MacloomError, unknown
+from macloom.workloads.analytic import ARCHITECTURES
+from macloom.workloads.analytic.diffusers import from_diffusers
 from macloom.workloads.trace.stand_ins import ATTENTION, attention
 
 DECODER, SEQ2SEQ, ENCODER, IMAGE = "decoder", "encoder-decoder", "encoder", "image"
@@ -43,10 +45,15 @@ def configuration(document: Mapping[str, Any]) -> Any:
     from transformers.models.auto import configuration_auto
 
     known = vars(configuration_auto)["CONFIG_MAPPING_NAMES"]
-    kind = document.get("model_type")
+    kind = from_diffusers(document).get("model_type")
     if not isinstance(kind, str) or kind not in known:
         import transformers
 
+        if kind in ARCHITECTURES:
+            raise MacloomError(
+                f"config.model_type: transformers has no {kind!r} to trace; it has a formula here: give it to "
+                "`macloom show`, `macloom simulate` or load_workload"
+            )
         raise unknown("config.model_type", kind, known, f"architectures of transformers {transformers.__version__}")
     fields = {
         k: v for k, v in document.items() if k not in ("model_type", "source", "transformers_version", "auto_map")
@@ -90,7 +97,8 @@ def _model_class(config: Any, architectures: Any) -> tuple[str, str]:
         if names(table):
             return names(table)[0], use
     raise MacloomError(
-        f"config.model_type: must be of a model that makes or reads tokens or classifies images, not {kind!r}"
+        f"config.model_type: must be of a model that reads tokens or classifies images, not {kind!r}; models that "
+        "listen or join several kinds of input are not traced"
     )
 
 

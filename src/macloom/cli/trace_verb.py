@@ -13,13 +13,13 @@ from macloom.workloads.trace.available import require_transformers
 
 def run(options: Namespace, console: Console) -> None:
     """Trace a model, print its operations, and write them as JSON if asked to."""
-    require_transformers(f"trace: cannot read {options.model}")
-    from macloom.workloads.trace import save_trace, trace_workload
-
     if options.phase == "prefill" and options.context is not None:
         raise MacloomError(f"--context: must not be given for prefill, not {options.context}; set --sequence instead")
     if options.phase == "decode" and options.sequence is not None:
         raise MacloomError(f"--sequence: must not be given for decode, not {options.sequence}; set --context instead")
+    require_transformers(f"trace: cannot read {options.model}")
+    from macloom.workloads.trace import save_trace, trace_workload
+
     with console.working(f"tracing {options.model}"):
         workload = trace_workload(
             options.model,
