@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from macloom.explore.labels import label_points
 from macloom.explore.mixed_precision.costs import COSTS
+from macloom.explore.pareto import pareto_front
 from macloom.explore.style import (
     INK,
     MARKERS,
@@ -33,8 +35,9 @@ AXES = {"kl": "KL from the unquantized model, nats per token", "loss": "increase
 def frontier(found: PrecisionSearch, ax: Any = None) -> Any:
     """Draw the points of every method and of every format alone, measured ones filled and predicted ones hollow.
 
-    A line joins the two where they are apart. Without measurements only predictions are drawn; collapsed recipes
-    are crosses.
+    A dotted line joins the two where they are apart, and a stepped one the measured points that no other one beats.
+    Without measurements only predictions are drawn; collapsed recipes are crosses. Points of several methods at one
+    place stay visible: those of earlier methods are larger and lie below.
     """
     require_data(found.points, "point")
     ax = axes_or_new(ax, *SIZE)
@@ -43,8 +46,12 @@ def frontier(found: PrecisionSearch, ax: Any = None) -> Any:
         ax.set_yscale("log")
         for i, method in enumerate(methods):
             points = [p for p in found.points if p.method == method]
-            _series(ax, points, PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], method)
-        _series(ax, found.uniform, INK, "X", "one format everywhere", joined=False)
+            _series(ax, points, PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], method, below=len(methods) - i)
+        _series(ax, found.uniform, INK, "X", "one format everywhere")
+        front = _front([_measured(p) for p in found.points + found.uniform if not p.collapsed])
+        ax.plot(
+            *zip(*front, strict=True), color=MUTED, linewidth=1.0, drawstyle="steps-post", zorder=1, label="frontier"
+        )
         ax.scatter([], [], s=30, facecolors="none", edgecolors=MUTED, label="predicted")
         if any(p.collapsed for p in found.points + found.uniform):
             ax.scatter([], [], s=30, marker="x", color=MUTED, label="collapsed (not ranked)")
@@ -53,25 +60,30 @@ def frontier(found: PrecisionSearch, ax: Any = None) -> Any:
         places = [_measured(p) for p in found.uniform]
         others = [_measured(p) for p in found.points]
         legend_below(ax, 5)
-        label_points(ax, places, names, [*places, *others])
+        corners = [(b[0], a[1]) for a, b in pairwise(front)]
+        line = sorted([*front, *corners], key=lambda place: (place[0], -place[1]))
+        label_points(ax, places, names, [*places, *others], lines=[line] if len(line) > 1 else [])
     return ax
 
 
-def _series(
-    ax: Any, points: Sequence[PrecisionPoint], colour: str, marker: str, label: str, *, joined: bool = True
-) -> None:
+def _front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return sorted(places[i] for i in pareto_front(places))
+
+
+def _series(ax: Any, points: Sequence[PrecisionPoint], colour: str, marker: str, label: str, *, below: int = 0) -> None:
+    """Draw the points of one method; `below` is how many others may lie on top of them."""
     measured, predicted = [_measured(p) for p in points], [_predicted(p) for p in points]
-    if joined:
-        ax.plot(*zip(*sorted(measured), strict=True), color=colour, linewidth=1.1, zorder=2)
     for there, here in zip(predicted, measured, strict=True):
         ax.plot(*zip(there, here, strict=True), color=colour, linewidth=0.7, linestyle=":", zorder=2)
-    ax.scatter(*zip(*predicted, strict=True), s=34, marker=marker, facecolors="none", edgecolors=colour, linewidths=0.9,
-               zorder=3)  # fmt: skip
+    size, depth = 16 * 2**below, 4 - below / 100
+    ax.scatter(*zip(*predicted, strict=True), s=size, marker=marker, facecolors="none", edgecolors=colour,
+               linewidths=0.9, zorder=depth - 1)  # fmt: skip
     alive = [place for place, p in zip(measured, points, strict=True) if not p.collapsed]
     dead = [place for place, p in zip(measured, points, strict=True) if p.collapsed]
-    ax.scatter([x for x, _ in alive], [y for _, y in alive], s=34, marker=marker, color=colour, zorder=4, label=label)
+    ax.scatter([x for x, _ in alive], [y for _, y in alive], s=size, marker=marker, color=colour, zorder=depth,
+               linewidths=0.6, edgecolors="white", label=label)  # fmt: skip
     if dead:
-        ax.scatter(*zip(*dead, strict=True), s=34, marker="x", color=colour, zorder=4)
+        ax.scatter(*zip(*dead, strict=True), s=size, marker="x", color=colour, zorder=depth)
 
 
 def _predicted(point: PrecisionPoint) -> tuple[float, float]:
