@@ -171,14 +171,13 @@ class GroupedSide:
     exponents: np.ndarray
     broken: np.ndarray
 
-    def part(self, index: np.ndarray, group: int) -> GroupedSide:
-        """Return the columns of K that `index` picks, which are whole blocks but for the end of K."""
-        columns = np.arange(index[0], index[0]) if not index.size else index
-        groups = columns[::group] // group
+    def part(self, index: np.ndarray, tc: TensorCoreAccumulator) -> GroupedSide:
+        """Return the columns of K that `index` picks, filled up to whole blocks; only the end of K is within one."""
+        missing = -len(index) % tc.block
+        columns = np.concatenate([index, index[-1] + 1 + np.arange(missing)]) if missing else index
+        groups = columns[:: tc.group] // tc.group
         arrays = (self.masks, self.significands, self.exponents, self.broken)
-        missing = -len(columns) % group
-        tail = np.arange(columns[-1] + 1, columns[-1] + 1 + missing) if missing else columns[:0]
-        units = np.ascontiguousarray(self.units[..., np.concatenate([columns, tail])])
+        units = np.ascontiguousarray(self.units[..., columns])
         return GroupedSide(units, self.unit, *(np.ascontiguousarray(x[..., groups]) for x in arrays))
 
 

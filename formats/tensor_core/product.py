@@ -111,7 +111,7 @@ class _Grouped:
 
         tc, left, right = self.tc, self.left, self.right
         if index is not None:
-            left, right = left.part(index, tc.group), right.part(index, tc.group)
+            left, right = left.part(index, tc), right.part(index, tc)
         batch = left.units.shape[:-2]
         shape = (*batch, left.units.shape[-2], right.units.shape[-2])
         out = np.zeros(shape, np.float32) if start is None else start.copy()

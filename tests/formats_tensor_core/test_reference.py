@@ -49,13 +49,21 @@ def test_products_equal_the_reference(cases: Any, name: str) -> None:
         assert cases.equal(ours, theirs).all(), mode
 
 
-@pytest.mark.parametrize("preset", [name for name in FLOATING if get_preset(name).scale_block])
-def test_scaled_products_equal_the_reference(cases: Any, preset: str) -> None:
-    tc = get_preset(preset)
+SCALED = [f"tc:{name}" for name in FLOATING if get_preset(name).scale_block]
+# K ends within a block of the last stretch.
+CUT = [
+    "tc:blackwell-mxfp4,promote=64", "tc:blackwell-nvfp4,promote=64", "tc:blackwell-nvfp4,split=3,tile=64",
+    "tc:blackwell-mxfp4,split=2,tile=64,order=interleaved,promote=64", "tc:blackwell-mxfp8,promote=32,split=2,tile=32",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALED + CUT)
+def test_scaled_products_equal_the_reference(cases: Any, name: str) -> None:
+    tc: Any = get_accumulator(name)
     rng = np.random.default_rng(1)
     source = "nvfp4" if tc.scale_block == 16 else "mxfp4" if tc.group > 1 else "mxfp8_e4m3"
     fmt = get_format(source)
-    for length in (16, 70, 64 * 3):
+    for length in (16, 70, 64 * 3, 64 * 2 + 42):
         a, b = (fmt.encode(rng.standard_normal((4, length)) * 4.0 ** rng.integers(-3, 3, (4, length))) for _ in "ab")
         left, right = a.operand(), b.operand()
         width, least = tc.group if tc.group > 1 else tc.scale_block, fmt.element.steps
