@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -66,6 +66,25 @@ def _named(kind: type[E], what: str, value: E | str) -> E:
         return kind(value)
     except ValueError:
         raise unknown(what, str(value), [str(member) for member in kind]) from None
+
+
+def whole_codes(codes: Any, what: str) -> np.ndarray:
+    """Return codes, integers or the `bytes` that hold them, as an array of integers.
+
+    Raises:
+        MacloomError: they are something else; `what` names them.
+
+    >>> whole_codes(bytes([1, 255]), "codes")
+    array([  1, 255], dtype=uint8)
+    """
+    if isinstance(codes, bytes | bytearray):
+        return np.frombuffer(codes, np.uint8)
+    array = np.asarray(codes)
+    if array.dtype.kind not in "uib":
+        if array.size:
+            raise MacloomError(f"{what} must be integers, not {array.dtype}")
+        return array.astype(np.uint8)
+    return array
 
 
 class ElementFormat(ABC):
@@ -223,15 +242,19 @@ class ElementFormat(ABC):
     def code_dtype(self) -> type[np.unsignedinteger]:
         return np.uint8 if self.bits <= 8 else np.uint16
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the float32 values of `codes`, an integer array of any shape.
+    def decode(self, codes: Any) -> np.ndarray:
+        """Return the float32 values of `codes`: integers of any shape, or `bytes` with one code of up to 8 bits each.
 
         Raises:
-            MacloomError: a code lies outside [0, 2**bits).
+            MacloomError: a code is no integer or lies outside [0, 2**bits), or they are bytes and wider.
+
+        >>> from macloom.formats import get_format
+        >>> get_format("fp8_e4m3").element.decode(bytes([0x38, 0xC0]))
+        array([ 1., -2.], dtype=float32)
         """
-        codes = np.asarray(codes)
-        if codes.dtype.kind not in "uib" and codes.size:
-            raise MacloomError(f"format {self.name!r}: codes must be integers, not {codes.dtype}")
+        if isinstance(codes, bytes | bytearray) and self.bits > 8:
+            raise MacloomError(f"format {self.name!r}: bytes hold no codes of {self.bits} bits; pass an integer array")
+        codes = whole_codes(codes, f"format {self.name!r}: codes")
         if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= 1 << self.bits):
             bad = codes[(codes < 0) | (codes >= 1 << self.bits)].flat[0]
             raise MacloomError(f"format {self.name!r}: code {int(bad)} is not in [0, {1 << self.bits})")

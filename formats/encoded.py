@@ -96,6 +96,42 @@ class Encoded:
             bad = int(self.elements[self.elements >> width != 0].flat[0])
             raise MacloomError(f"format {self.format.name!r}: code {bad} is not in [0, {1 << width})")
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether `rows` can take rows out of the stored form."""
+        return self.side is None and len(self.shape) > 1 and self.format.scales_by_row(len(self.shape)) is not None
+
+    def rows(self, part: slice) -> Encoded:
+        """Return a stretch of the tensor's first axis in stored form, sharing its memory.
+
+        It decodes to those rows of the whole tensor's values, bit for bit, and its operand has the same units and
+        scales. A large matrix is so multiplied a few rows at a time and never decoded as a whole.
+
+        Raises:
+            MacloomError: the format stores something that rows share (see `has_rows`), or there are no rows in `part`.
+
+        >>> import numpy as np
+        >>> from macloom.formats import get_format
+        >>> encoded = get_format("int4").encode(np.float32([[7, 1], [2, -3], [5, 4]]))
+        >>> encoded.rows(slice(1, 3)).decode()
+        array([[ 2., -3.],
+               [ 5.,  4.]], dtype=float32)
+        """
+        if not self.has_rows:
+            raise MacloomError(
+                f"format {self.format.name!r}: stores no rows apart for a tensor of {self.shape}; decode the whole"
+            )
+        count = len(range(*part.indices(self.shape[0])))
+        if not count:
+            raise MacloomError(f"rows: must hold at least one of the {self.shape[0]} rows, not {part}")
+        own = self.format.scales_by_row(len(self.shape))
+        return replace(
+            self,
+            shape=(count, *self.shape[1:]),
+            elements=self.elements[part],
+            scales=np.asarray(self.scales)[part] if own else self.scales,
+        )
+
     def operand(self) -> Operand:
         """Return what the multipliers see; a GEMM needs no more. It is kept for the next product."""
         return self._operand

@@ -103,6 +103,7 @@ class DoubleQuantizedScale(ScaleStorage):
 
     size: int = 256
     grouped = True
+    by_row = False
 
     @property
     def name(self) -> str:  # type: ignore[override]

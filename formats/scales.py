@@ -83,6 +83,13 @@ class Granularity:
             case Grain.AXIS:
                 return (shape[self._axis(shape, name)],)
 
+    def by_row(self, axes: int) -> bool:
+        """Return whether scales of a tensor of so many axes have its first axis, or serve all of it."""
+        if self.grain is Grain.AXIS:
+            assert self.axis is not None
+            return self.axis % axes == 0
+        return self.grain in (Grain.ROW, Grain.GROUP)
+
     def _axis(self, shape: tuple[int, ...], name: str) -> int:
         assert self.axis is not None
         if not -len(shape) <= self.axis < len(shape):
@@ -141,10 +148,12 @@ class ScaleStorage(ABC):
     Attributes:
         name: the value of the format option `scale`.
         grouped: whether it needs several scales in a row, so that only `group=` takes it.
+        by_row: whether what a row's scales are stored as depends on that row alone.
     """
 
     name: str
     grouped = False
+    by_row = True
 
     @abstractmethod
     def store(self, scale: np.ndarray) -> np.ndarray:

@@ -81,6 +81,22 @@ class TensorFormat(ABC):
         """How scales that `encode` is given are stored, exactly; None where the format looks after that itself."""
         return None
 
+    @property
+    def encodes_by_row(self) -> bool:
+        """Whether a row gives its codes and scales alone or, with `static_scale`, with the scale of the tensor.
+
+        Under a clip ratio that scale follows from the tensor's extremes. Such a matrix can be encoded a few rows at
+        a time, see `macloom.formats.by_rows`.
+        """
+        return False
+
+    def scales_by_row(self, axes: int) -> bool | None:
+        """Return whether the first axis of the scales of a tensor of so many axes is that of the tensor.
+
+        False where its scales serve all rows, None where rows cannot be taken out of the stored form.
+        """
+        return None
+
     @abstractmethod
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
         """Return the scale that `encode` takes, from data.

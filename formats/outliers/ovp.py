@@ -12,7 +12,7 @@ import numpy as np
 
 from macloom.errors import MacloomError
 from macloom.formats.arrays import as_float32, check_finite, clip_share, largest_factor, output_for, rows_of
-from macloom.formats.element import ElementFormat, OperandClass
+from macloom.formats.element import ElementFormat, OperandClass, whole_codes
 from macloom.formats.elements.minifloat import FP32, FloatFormat
 from macloom.formats.outliers.ovp_search import search_scales
 from macloom.formats.outliers.ovp_table import PairTable, midpoint, pair_table, whole_pair
@@ -102,6 +102,13 @@ class Ovp(TensorFormat):
     @property
     def static_scale(self) -> bool:
         return self.granularity.grain in (Grain.NONE, Grain.TENSOR)
+
+    @property
+    def encodes_by_row(self) -> bool:
+        return self.granularity.grain is not Grain.AXIS
+
+    def scales_by_row(self, axes: int) -> bool | None:
+        return self.granularity.by_row(axes)
 
     @property
     def operand(self) -> OperandClass:
@@ -285,18 +292,42 @@ class Ovp(TensorFormat):
         pairs = np.take(self.pair_values, (left << np.uint16(self.normal.bits)) | right, axis=0)
         return pairs.reshape(codes.shape)
 
-    def decode_pairs(self, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decode_pairs(self, packed: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return both values of each stored pair, in integer units; codes that no encoder writes mean 0.
 
         Args:
-            packed: one integer per pair (a byte for 4-bit types), element 0 in the high half.
+            packed: bytes as a tensor stores them (`bytes`, `bytearray` or uint8), or one wider integer per pair,
+                element 0 in the high half. A byte is a pair of 4-bit types; of 8-bit types two successive bytes of
+                the last axis are one, element 0 first.
+
+        Raises:
+            MacloomError: codes that are no integers, of no pair, or bytes that are no whole pairs.
+
+        >>> from macloom.formats import get_format
+        >>> get_format("ovp4").decode_pairs(bytes([0x25, 0x85]))
+        (array([2., 0.], dtype=float32), array([ 5., 48.], dtype=float32))
+        >>> get_format("ovp8").decode_pairs(bytes([2, 5])) == get_format("ovp8").decode_pairs([0x0205])
+        True
         """
-        packed = np.asarray(packed)
-        if packed.size and not 0 <= int(packed.min()) <= int(packed.max()) < len(self.pair_values):
-            bad = packed[(packed < 0) | (packed >= len(self.pair_values))].flat[0]
+        pairs = self._pair_codes(whole_codes(packed, f"format {self.name!r}: pair codes"))
+        if pairs.size and not 0 <= int(pairs.min()) <= int(pairs.max()) < len(self.pair_values):
+            bad = pairs[(pairs < 0) | (pairs >= len(self.pair_values))].flat[0]
             raise MacloomError(f"format {self.name!r}: pair code {int(bad)} is not in [0, {len(self.pair_values)})")
-        values = np.nan_to_num(np.take(self.pair_values, packed, axis=0))
+        values = np.nan_to_num(np.take(self.pair_values, pairs, axis=0))
         return values[..., 0], values[..., 1]
+
+    def _pair_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Return one integer per pair for stored bytes or for such integers."""
+        if codes.dtype != np.uint8 or self.decoder_bits == 8:
+            return codes
+        if self.decoder_bits != 16:
+            raise MacloomError(
+                f"format {self.name!r}: bytes hold no whole pairs of {self.decoder_bits} bits; pass wider integers, "
+                "one per pair"
+            )
+        if not codes.ndim or codes.shape[-1] % 2:
+            raise MacloomError(f"format {self.name!r}: stored pairs must have two bytes each, not shape {codes.shape}")
+        return codes[..., 0::2].astype(np.uint16) << np.uint16(8) | codes[..., 1::2]
 
     def _decoded(
         self, codes: np.ndarray, length: int, scales: np.ndarray, block: int, out: np.ndarray | None = None

@@ -75,6 +75,14 @@ class Affine(TensorFormat):
     def static_scale(self) -> bool:
         return self.granularity.grain is Grain.TENSOR
 
+    @property
+    def encodes_by_row(self) -> bool:
+        shared = isinstance(self.scale_format, ScaleStorage) and not self.scale_format.by_row
+        return not shared and self.granularity.grain is not Grain.AXIS
+
+    def scales_by_row(self, axes: int) -> bool | None:
+        return self.granularity.by_row(axes)
+
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         scales = self.granularity.scale_shape(shape, self.name)
         zeros = int(np.prod(scales, dtype=np.int64)) * (self.zero_bits or self.width)

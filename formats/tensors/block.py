@@ -21,7 +21,7 @@ from macloom.formats.kernels.fused import (
     quantize_by_group,
     quantize_by_power,
 )
-from macloom.formats.policy import DEFAULT_POLICY, Policy
+from macloom.formats.policy import DEFAULT_POLICY, Policy, Rounding
 from macloom.formats.rounders import decode_rows, encode_rows, quantize_rows
 from macloom.formats.scales import E4M3, E8M0
 from macloom.formats.tensor import Encoded, Operand, TensorFormat
@@ -108,6 +108,13 @@ class Block(TensorFormat):
     @property
     def static_scale(self) -> bool:
         return self.two_level
+
+    @property
+    def encodes_by_row(self) -> bool:
+        return self.policy.rounding is not Rounding.STOCHASTIC
+
+    def scales_by_row(self, axes: int) -> bool | None:
+        return True
 
     @property
     def _stores_e4m3(self) -> bool:

@@ -65,6 +65,15 @@ class Scaled(TensorFormat):
     def static_scale(self) -> bool:
         return self.granularity.grain in (Grain.NONE, Grain.TENSOR)
 
+    @property
+    def encodes_by_row(self) -> bool:
+        shared = isinstance(self.scale_format, ScaleStorage) and not self.scale_format.by_row
+        draws = self.policy.rounding is Rounding.STOCHASTIC
+        return not shared and not draws and (self.static_scale or self.granularity.grain in (Grain.ROW, Grain.GROUP))
+
+    def scales_by_row(self, axes: int) -> bool | None:
+        return self.granularity.by_row(axes)
+
     def calibrate(self, x: Any, clip: float | None = None) -> np.ndarray:
         x = as_float32(x)
         if self.granularity.grain is Grain.NONE:

@@ -224,6 +224,12 @@ def test_codes_out_of_range_and_of_the_wrong_shape() -> None:
         IntFormat(width=4).decode(np.array([3, 16]))
     with pytest.raises(MacloomError, match=r"format 'int4': code -1 is not in \[0, 16\)"):
         IntFormat(width=4).decode(np.array([-1]))
+    with pytest.raises(MacloomError, match=r"format 'int4': codes must be integers, not <U1"):
+        IntFormat(width=4).decode("7")
+    with pytest.raises(MacloomError, match=r"format 'int12': bytes hold no codes of 12 bits; pass an integer array"):
+        IntFormat(width=12).decode(b"ab")
+    for codes in (b"\x03\x0f", bytearray(b"\x03\x0f"), [3, 15]):
+        np.testing.assert_array_equal(IntFormat(width=4).decode(codes), np.array([3, -1], np.float32))
     with pytest.raises(MacloomError, match=r"codes: must have shape \(2, 16\) for a tensor of \(2, 32\), not \(2, 15"):
         get_format("int4").from_packed(np.zeros((2, 15), np.uint8), np.array(1.0), (2, 32))
 

@@ -151,6 +151,36 @@ def test_worked_example_of_the_paper() -> None:
     assert ovp("ovp4").outlier.pair(0b0101) == (4, 3)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("length", [8, 5])
+def test_pairs_of_stored_bytes_are_the_values_of_decode(name: str, length: int) -> None:
+    fmt = ovp(name)
+    x = np.random.default_rng(1).standard_normal((3, length)).astype(np.float32) * np.float32(9)
+    encoded = fmt.encode(x, scale=np.float32(1))
+    want = np.zeros((3, length + length % 2), np.float32)
+    want[:, :length] = encoded.decode()
+    stored = encoded.codes
+    for packed in (stored, bytes(stored[0]), bytearray(stored[0]), memoryview(stored[0]), stored[:0]):
+        left, right = fmt.decode_pairs(packed)
+        rows = want[: len(stored) if packed is stored else 1] if len(packed) else want[:0]
+        np.testing.assert_array_equal(np.stack((left, right), axis=-1).reshape(rows.shape), rows)
+
+
+def test_bytes_that_are_no_pairs_are_refused() -> None:
+    with pytest.raises(MacloomError, match=r"format 'ovp4': pair codes must be integers, not float64"):
+        ovp("ovp4").decode_pairs(np.array([3.0]))
+    with pytest.raises(MacloomError, match=r"format 'ovp4': pair codes must be integers, not <U2"):
+        ovp("ovp4").decode_pairs("58")
+    for packed in (b"abc", np.uint8(3)):
+        with pytest.raises(MacloomError, match=r"format 'ovp8': stored pairs must have two bytes each, not shape"):
+            ovp("ovp8").decode_pairs(packed)
+    six = Ovp(name="ovp6", normal=IntFormat(width=6), outlier=AbFloat(exponent_bits=3, mantissa_bits=2, bias=3))
+    with pytest.raises(MacloomError, match=r"format 'ovp6': bytes hold no whole pairs of 12 bits; pass wider integers"):
+        six.decode_pairs(b"ab")
+    left, right = six.decode_pairs([0b000011_000101])
+    assert (left.tolist(), right.tolist()) == ([3], [5])
+
+
 # -- the encoder -----------------------------------------------------------------------------------
 
 
