@@ -1,8 +1,9 @@
-"""What evaluating a model of a billion parameters takes: `python benchmarks/hf.py [--out FILE.md]`.
+"""What evaluating models of billions of parameters takes: `python benchmarks/hf.py [--size 7b] [--out FILE.md]`.
 
 A Llama with random weights is written in bfloat16, one shard per block, and evaluated in a process of its own,
 whose peak resident memory the kernel reports (VmHWM of /proc/self/status; pages of mapped files count). Memory
-before the evaluation is that of the imports and of one run of a tiny model, which compiles the kernels.
+before the evaluation is that of the imports and of one run of a tiny model, which compiles the kernels. With `--out`
+the rows of other sizes and recipes that the file has stay in it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ RESULTS = Path(__file__).parent / "results" / "hf.md"
 SIZES = {
     "1.1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
              "num_key_value_heads": 4, "vocab_size": 32000},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 32, "vocab_size": 32000},
     "tiny": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 256 + 256},
 }  # fmt: skip
@@ -92,36 +95,52 @@ def evaluate(directory: Path, tiny: Path, recipe: str, windows: int, context: in
     parts = [sum(p.numel() for p in e.skeleton.module(name).parameters()) for name in e.skeleton.layers]
     parts.append(config.vocab_size * config.hidden_size)
     hidden = 4 * (3 * windows + 2) * context * config.hidden_size
+    logits = 4 * 2 * context * config.vocab_size
     return {
         "recipe": recipe, "parameters": result.parameters, "windows": windows, "context": context,
         "cpu_s": time.process_time() - begun, "wall_s": time.monotonic() - wall, "before": before,
         "peak": memory("VmHWM"), "largest_part": 4 * max(parts), "weights": 4 * result.parameters, "hidden": hidden,
-        "kl_nats": result.kl_nats,
+        "logits": logits, "kl_nats": result.kl_nats,
     }  # fmt: skip
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: list[dict[str, Any]], kept: dict[str, str]) -> str:
+    """Return the table of some rows, and of those of an earlier one that are not among them."""
     lines = [
-        "# A model of a billion parameters, block by block",
+        "# Models of billions of parameters, block by block",
         "",
-        f"Made by `python benchmarks/hf.py` with PyTorch {torch.__version__}, numpy {np.__version__}: a Llama with",
-        "random weights (hidden 2048, 22 blocks, vocabulary 32,000; bfloat16 on disk, one shard per block), two",
-        "calibration windows, one thread. Memory in MiB: *before* is the process with its imports after a tiny run,",
-        "*peak* its largest resident set, mapped files included, *largest part* the weights of the embedding in",
-        "float32, *hidden* the hidden states that are kept, *whole model* all weights in float32. Ratio: (peak -",
-        "before - hidden) / largest part.",
+        "Made by `python benchmarks/hf.py --out` and by `python benchmarks/hf.py --size 7b --recipes int4 --windows 1",
+        f"--out` with PyTorch {torch.__version__}, numpy {np.__version__}: Llamas with random weights (1.1b: hidden",
+        "2048, 22 blocks; 7b: hidden 4096, 32 blocks; vocabulary 32,000; bfloat16 on disk, one shard per block), two",
+        "calibration windows, one thread.",
         "",
-        "| recipe | parameters | windows x context | CPU s | before | peak | largest part | hidden | ratio | whole |",
-        "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: |",
+        "Memory in MiB. *before* is the process with its imports after a tiny run, *peak* its largest resident set,",
+        "mapped files included. *largest part* is what a block, or the embedding, has in float32, whichever is more,",
+        "*hidden* the hidden states that are kept of all windows, *logits* those of one window in both models, *whole*",
+        "all weights in float32. Ratio: (peak - before - hidden - logits) / largest part. All else counts: codes of",
+        "the encoded weights, tiles that are decoded, samples for the scale search, other activations, what the",
+        "allocator holds. The system's cache of the files does not: it gives way to anything else.",
+        "",
+        "| model | recipe | parameters | windows x context | CPU s | before | peak | largest part | hidden | logits "
+        "| ratio | whole |",
+        "| --- | --- | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
+    found = dict(kept)
     for r in rows:
-        ratio = (r["peak"] - r["before"] - r["hidden"]) / r["largest_part"]
-        cells = [f"{r[key] / MIB:,.0f}" for key in ("before", "peak", "largest_part", "hidden")]
-        lines.append(
-            f"| `{r['recipe']}` | {r['parameters']:,} | {r['windows']} x {r['context']} | {r['cpu_s']:.0f} | "
+        ratio = (r["peak"] - r["before"] - r["hidden"] - r["logits"]) / r["largest_part"]
+        cells = [f"{r[key] / MIB:,.0f}" for key in ("before", "peak", "largest_part", "hidden", "logits")]
+        key = f"| {r['size']} | `{r['recipe']}` |"
+        found[key] = (
+            f"{key} {r['parameters']:,} | {r['windows']} x {r['context']} | {r['cpu_s']:.0f} | "
             f"{' | '.join(cells)} | {ratio:.2f} | {r['weights'] / MIB:,.0f} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(found[key] for key in sorted(found))]) + "\n"
+
+
+def table_rows(file: Path) -> dict[str, str]:
+    """Return the rows of a table by their first two cells; none where there is no file."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return {"|".join(s.split("|", 3)[:3]) + "|": s for s in lines if s.split("|")[1:2] in [[f" {z} "] for z in SIZES]}
 
 
 def main() -> None:
@@ -146,10 +165,10 @@ def main() -> None:
             command = [sys.executable, __file__, "--inside", f"{root}/{options.size}", f"{root}/tiny", recipe]
             command += ["--windows", str(options.windows), "--context", str(options.context)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            rows.append({"size": options.size, **json.loads(done.stdout.splitlines()[-1])})
             print(rows[-1], flush=True)
     if options.out:
-        print("wrote", write_atomically(options.out, markdown(rows)))
+        print("wrote", write_atomically(options.out, markdown(rows, table_rows(options.out))))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ class GemmArithmetic:
         )
         return out.view(batch, heads, length, width)
 
+    def stored(self, op: str, keys: Tensor) -> Tensor:
+        """Return keys (..., head width) as a cache gives them back that holds them before rotation."""
+        return keys
+
     def run(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
         """Return the product, shown to the observer."""
         out = self.product(op, a, b) if bias is None else self.product(op, a, b, bias)
@@ -188,10 +192,9 @@ class QuantizedArithmetic(GemmArithmetic):
             encoded_a = self._streamed(op, a)
             if b.role is not Role.WEIGHT:
                 encoded_b = _encode(self._planned(op, b.name), b.values)
-            elif op in self._weights:
-                encoded_b = self._weights[op]
             else:
-                encoded_b = self._weights[op] = _encode(self._planned(op, b.name), b.values)
+                self.encode_weight(op, b.values)
+                encoded_b = self._weights[op]
             report = self.reports.setdefault(op, GemmReport())
             out = self.multiplied(op, encoded_a, encoded_b, report)
             if bias is not None:
@@ -204,6 +207,10 @@ class QuantizedArithmetic(GemmArithmetic):
     def multiplied(self, op: str, a: Encoded, b: Encoded, report: GemmReport) -> np.ndarray:
         """Return the product of two encoded operands in the recipe's accumulator."""
         return gemm(a, b, self.recipe.accumulator_for(op), report)
+
+    def stored(self, op: str, keys: Tensor) -> Tensor:
+        planned = self._planned(op, "stored_key")
+        return planned.format.quantize(keys.contiguous(), scale=planned.scale, clip=planned.choice.clip)
 
     def encode_weight(self, op: str, values: Tensor) -> None:
         """Encode the weight of an operation before its first product, which then needs no values of it."""

@@ -68,7 +68,7 @@ class NoiseMeter:
         if op not in self._sums:
             reference = self._reference[op]
             signal = float(reference.square().sum())
-            self._sums[op] = signal, float((out - reference).square().sum())
+            self._sums[op] = signal, float((out - reference).square_().sum())
             length = math.sqrt(signal) * math.sqrt(float(out.square().sum()))
             self._cosine[op] = float((reference * out).sum()) / length if length > 0 else math.nan
 

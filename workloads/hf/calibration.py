@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from macloom.workloads.hf.lean import LeanRecording
 from macloom.workloads.ops import Role
-from macloom.workloads.quantized import RecordingArithmetic
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.search import GemmSample, Plan, Sample, plan_operands
 
@@ -35,9 +35,9 @@ class Calibration:
         self._rows, self._rng = max(1, -(-ROWS // batches)), rng
         self._parts: list[list[GemmSample]] = []
 
-    def recorder(self) -> RecordingArithmetic:
-        """Return the arithmetic of the next batch."""
-        recorder = RecordingArithmetic(rows=self._rows, weight_rows=WEIGHT_ROWS, rng=self._rng)
+    def recorder(self) -> LeanRecording:
+        """Return the arithmetic of the next batch; weights are the same in all, and sampled in the first."""
+        recorder = LeanRecording(rows=self._rows, weight_rows=0 if self._parts else WEIGHT_ROWS, rng=self._rng)
         self._parts.append(recorder.samples)
         return recorder
 

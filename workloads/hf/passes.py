@@ -45,7 +45,8 @@ class _Stop(Exception):
 class Passes:
     """A model whose blocks run one at a time.
 
-    Weights outside of the blocks are loaded when a module that has them runs, and kept until `release`.
+    Weights outside of the blocks are loaded when a module that has them runs, and kept until `release`; those of the
+    embedding and of linear modules stay in the checkpoint and are read whenever they are used.
     """
 
     def __init__(self, skeleton: Skeleton, weights: WeightMap) -> None:
@@ -68,10 +69,15 @@ class Passes:
         return len(self._layers)
 
     @contextmanager
-    def layer(self, index: int) -> Iterator[nn.Module]:
-        """Hold a block's weights in memory within this context."""
+    def layer(self, index: int, *, lend: bool = True) -> Iterator[nn.Module]:
+        """Give a block its weights within this context.
+
+        Args:
+            lend: leave those of linear modules in the checkpoint, to be read whenever they are multiplied; else they
+                are in memory.
+        """
         module, name = self._layers[index], self._skeleton.layers[index]
-        self._weights.fill(module, name)
+        self._weights.fill(module, name, lend=lend)
         try:
             yield module
         finally:
@@ -90,9 +96,18 @@ class Passes:
             inputs: anything short.
 
         Raises:
-            MacloomError: what a block is called with depends on what those before it gave.
+            MacloomError: the model refuses the inputs, or what a block is called with depends on what those before it
+                gave.
         """
-        start = self._recorded(inputs, lambda hidden: hidden, 1)
+        try:
+            start = self._recorded(inputs, lambda hidden: hidden, 1)
+        except (ValueError, RuntimeError, IndexError) as error:
+            if isinstance(error, MacloomError):
+                raise
+            given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+            raise MacloomError(
+                f"model {self._skeleton.name!r}: refuses {given}: {' '.join(str(error).split())[:200]}"
+            ) from None
         self.release()
         with self.layer(0) as first:
             self._tuples = isinstance(first(start.hidden, *start.calls[0].args, **start.calls[0].kwargs), tuple)
@@ -189,7 +204,7 @@ class Passes:
             def hook(module: nn.Module, args: Any) -> None:
                 if name not in self._filled:
                     self._filled.add(name)
-                    self._weights.fill(module, name, recurse=False)
+                    self._weights.fill(module, name, recurse=False, lend=True)
 
             return hook
 

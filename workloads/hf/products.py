@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from macloom.workloads.hf.interfaces import Route, active, name_of, routed
 from macloom.workloads.hf.skeleton import Skeleton
+from macloom.workloads.hf.stored import StoredParameter
 from macloom.workloads.ops import Role
 from macloom.workloads.quantized import Operand, QuantizedArithmetic
 
@@ -33,6 +34,11 @@ class ProductLinear(nn.Module):
         assert self.bias is None or isinstance(self.bias, Tensor)
         weight = self.weight.t() if self.transposed else self.weight
         return active().linear(self.macloom_name, x, weight, self.bias)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the rows of the weight as it is stored are those of the product."""
+        return not self.transposed
 
     def spend(self, arithmetic: QuantizedArithmetic) -> None:
         """Give up the weight once the arithmetic has it in its own form; one that is not in memory is left alone."""
@@ -118,6 +124,10 @@ class Watch(TorchFunctionMode):
         name = ".".join(part for part in (name_of(self._stack[-1]), inner) if part)
         return active().linear(name, x, weight, bias)
 
+    def embedding(self, tokens: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        """Return the rows of an embedding that stays in its file; of any other, nothing."""
+        return weight.source.gather(tokens) if isinstance(weight, StoredParameter) else None
+
     def product(self, x: Tensor, y: Tensor) -> Tensor | None:
         """Return x (..., M, K) times y (..., K, N) if both are activations of an attention module."""
         if "Attention" not in type(self._stack[-1]).__name__ or x.ndim < 3 or y.ndim < 3:
@@ -163,6 +173,7 @@ def _floating(what: str) -> Callable[..., None]:
 
 
 _HANDLERS: Mapping[Any, Callable[..., Tensor | None]] = {
+    F.embedding: Watch.embedding,
     F.linear: Watch.linear,
     torch.matmul: Watch.product,
     torch.Tensor.matmul: Watch.product,
@@ -181,4 +192,4 @@ _HANDLERS: Mapping[Any, Callable[..., Tensor | None]] = {
     torch.Tensor.mm: _floating("matrix product"),
     F.scaled_dot_product_attention: _floating("attention"),
 }
-"""The functions of torch that multiply matrices, and what becomes of a call within a module."""
+"""The functions of torch that multiply matrices or look up their rows, and what becomes of a call within a module."""

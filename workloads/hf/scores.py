@@ -11,7 +11,7 @@ from torch import Tensor
 from macloom.workloads.hf.text import Windows
 from macloom.workloads.scoring import WindowScores
 
-ROWS = 256
+ROWS = 32
 """Rows of logits that are in float32 log-probabilities at a time: vocabularies are wide."""
 
 
@@ -27,17 +27,18 @@ class Scorer:
     def add(self, window: int, reference: Tensor, logits: Tensor) -> None:
         """Count one window; logits are (T, vocabulary), or (vocabulary) for an image."""
         reference, logits = self._scored(window, reference), self._scored(window, logits)
-        self.nonfinite += int((~torch.isfinite(logits)).sum())
-        sums = np.zeros(5)
+        sums, bad = np.zeros(5), 0
         targets = self._targets(window)
         for start in range(0, len(reference), ROWS):
             rows = slice(start, start + ROWS)
+            bad += int((~torch.isfinite(logits[rows])).sum())
             p, q = (t[rows].log_softmax(-1) for t in (reference, logits))
             kl = float((p.exp() * (p - q)).sum(-1).double().sum())
             same = float((p.argmax(-1) == q.argmax(-1)).sum())
             nats = [math.nan] * 2 if targets is None else [_nats(t, targets[rows]) for t in (p, q)]
             sums += [len(p), *nats, kl if math.isfinite(kl) else math.inf, same]
-        if not torch.isfinite(logits).all():
+        self.nonfinite += bad
+        if bad:
             sums[2:4] = math.inf if targets is not None else math.nan, math.inf
         sums[3] = max(0.0, sums[3])  # rounding can make a model's divergence from itself -1e-17
         self._sums[window] = sums
@@ -57,7 +58,10 @@ class Scorer:
         return WindowScores(**dict(zip(names, self._sums.T.copy(), strict=True)))
 
     def _scored(self, window: int, logits: Tensor) -> Tensor:
-        return logits[None] if logits.ndim == 1 else logits[self._windows.scored[window]]
+        if logits.ndim == 1:
+            return logits[None]
+        scored = self._windows.scored[window]
+        return logits if bool(scored.all()) else logits[scored]  # a mask makes a copy
 
     def _targets(self, window: int) -> Tensor | None:
         if self._windows.targets is None:

@@ -14,14 +14,15 @@ from macloom.formats import Encoded
 from macloom.workloads.hf.calibration import Calibration, Scales, plan_part
 from macloom.workloads.hf.interfaces import Rope, Route
 from macloom.workloads.hf.keys import plan_stored
-from macloom.workloads.hf.lean import LeanArithmetic
+from macloom.workloads.hf.lean import FloatProducts, LeanArithmetic
 from macloom.workloads.hf.passes import Call, Inputs, Passes
 from macloom.workloads.hf.products import ProductLinear, Watch
 from macloom.workloads.hf.scores import Scorer
 from macloom.workloads.hf.skeleton import Skeleton
+from macloom.workloads.hf.spare import give_back
 from macloom.workloads.hf.state import Progress, StateDirectory
 from macloom.workloads.hf.text import Windows
-from macloom.workloads.quantized import GemmArithmetic, Observer, Operand
+from macloom.workloads.quantized import Observer
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.scoring import NoiseMeter
 from macloom.workloads.search import check_accumulators
@@ -31,14 +32,6 @@ from macloom.workloads.steps import TimeLeft
 PROBE_TOKENS = 4
 EachWindow = Callable[[int, Tensor, Tensor], None]
 CALIBRATION, REFERENCE, QUANTIZED, SKIPPED = "calibration", "reference", "quantized", "skipped"
-
-
-class FloatProducts(GemmArithmetic):
-    """Every product in float32."""
-
-    def product(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
-        out = torch.matmul(a.values, b.values.transpose(-1, -2))
-        return out if bias is None else out.add_(bias)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,9 +144,11 @@ class StreamedRun:
         found: dict[int, Tensor] = {}
 
         def calibrate(number: int) -> None:
+            give_back()
             self._passes.finish(self._held[number], hidden[CALIBRATION][number].float())
 
         def execute(stream: str, number: int) -> None:
+            give_back()
             logits = self._passes.finish(self._inputs[number], hidden[stream][number].float())
             if stream == REFERENCE:
                 found[number] = logits
@@ -164,19 +159,18 @@ class StreamedRun:
                         "infinite; the checkpoint may be damaged"
                     )
                 self._route.arithmetic, self._route.compares = FloatProducts(), False
+                give_back()
                 skipped = self._passes.finish(self._inputs[number], hidden[SKIPPED][number].float())
                 for i, each in enumerate(skipped):
                     self._scorer.add_skipped(number * batch + i, each)
                 return
+            give_back()
             for i, (reference, quantized) in enumerate(zip(found.pop(number), logits, strict=True)):
                 self._scorer.add(number * batch + i, reference, quantized)
                 if self._each is not None:
                     self._each(number * batch + i, reference, quantized)
 
-        # Logits of the unquantized model wait for the others unless they are larger than the head.
-        width = self._done.hidden[REFERENCE][0].shape[-1]
-        wide = len(self._e.text) * self._e.text.length > width
-        self._part(1 + self._passes.layers, calibrate, execute, together=wide)
+        self._part(1 + self._passes.layers, calibrate, execute, together=True)
         self._passes.release()
 
     def _part(
@@ -185,8 +179,9 @@ class StreamedRun:
         """Calibrate one part of the model, then run both streams through it.
 
         Args:
-            together: one batch of both streams after the other, not one stream after the other. That keeps the
-                weights in float beside the encoded ones.
+            together: one batch of both streams after the other, not one stream after the other, so that no more than
+                a batch of results is in memory. Weights that are not read from the checkpoint whenever they are
+                used then stay beside the encoded ones.
         """
         calibration = Calibration(len(self._held), np.random.default_rng([self._e.seed, part]))
         for batch in range(len(self._held)):
@@ -235,6 +230,7 @@ class StreamedRun:
         self._done.cosine |= noise.cosine()
         weights.clear()
         self._route.arithmetic = FloatProducts()
+        give_back()
 
     def _kept(self, hidden: Tensor) -> Tensor:
         return hidden.to(self._e.activations)

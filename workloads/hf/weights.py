@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from macloom.errors import MacloomError
-from macloom.workloads.hf.checkpoint import Checkpoint
+from macloom.workloads.hf.checkpoint import Checkpoint, StoredTensor
+from macloom.workloads.hf.products import ProductLinear
 from macloom.workloads.hf.skeleton import Skeleton
+from macloom.workloads.hf.stored import StoredParameter
 
 IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".position_ids")
 """Constants that older versions of transformers saved with the weights."""
@@ -44,6 +47,7 @@ class WeightMap:
         }
         self._tied: dict[str, str] = dict(getattr(skeleton.model, "all_tied_weights_keys", {}) or {})
         self._sources: dict[str, Source] = {}
+        self._embedding = _embedding(self._model)
         self._collect()
 
     def _collect(self) -> None:
@@ -96,24 +100,29 @@ class WeightMap:
         if shape != wanted:
             raise MacloomError(f"{self._checkpoint.directory}: tensor {stored!r} must be {wanted}, not {shape}")
 
-    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the float32 values of parameters by name; those that are tied are the same object."""
+    def load(self, names: Iterable[str], *, lend: bool = False) -> dict[str, Tensor]:
+        """Return the float32 values of parameters by name; those that are tied are the same object.
+
+        Args:
+            lend: leave the weights of experts in the type that they are stored in.
+        """
         wanted = list(names)
         found: dict[str, Tensor] = {}
         for name in wanted:
             canonical = self._canonical(name)
             if canonical not in found:
-                found |= self._made(self._sources[canonical])
+                found |= self._made(self._sources[canonical], lend)
             found[name] = found[canonical]
         return {name: found[name] for name in wanted}
 
-    def _made(self, source: Source) -> dict[str, Tensor]:
-        read = dict(self._checkpoint.read([name for _, name in source.names]))
+    def _made(self, source: Source, lend: bool) -> dict[str, Tensor]:
+        tensors = self._checkpoint.tensors
+        dtype = None if lend and all(map(self._of_experts, source.targets)) else torch.float32
         if source.converter is None:
-            return {source.targets[0]: read[source.names[0][1]].float()}
+            return {source.targets[0]: tensors[source.names[0][1]].read(dtype=dtype)}
         rule = copy.deepcopy(source.converter)
         for pattern, name in source.names:
-            rule.add_tensor(source.targets[0], name, pattern, read.pop(name).float())
+            rule.add_tensor(source.targets[0], name, pattern, tensors[name].read(dtype=dtype))
         try:
             made = rule.convert(source.targets[0], model=self._model, config=self._model.config)
         except (RuntimeError, ValueError, IndexError) as error:
@@ -125,10 +134,18 @@ class WeightMap:
             self._check(name, tuple(value.shape), name)
         return {name: value.contiguous() for name, value in values.items()}
 
-    def fill(self, module: nn.Module, prefix: str, recurse: bool = True) -> None:
-        """Load the parameters of a module, and what a checkpoint holds of its buffers."""
+    def fill(self, module: nn.Module, prefix: str, recurse: bool = True, *, lend: bool = False) -> None:
+        """Load the parameters of a module, and what a checkpoint holds of its buffers.
+
+        Args:
+            lend: leave in the checkpoint what can be read row by row when it is used, weights of linear modules and
+                the embedding, and weights of experts in the type that they are stored in.
+        """
         own = [prefix + "." * bool(prefix) + name for name, _ in _parameters(module, recurse)]
-        for name, value in self.load(own).items():
+        lent = {name: tensor for name in own if lend and (tensor := self._rows(name)) is not None}
+        for name, tensor in lent.items():
+            self._place(name, StoredParameter.of(tensor))
+        for name, value in self.load((name for name in own if name not in lent), lend=lend).items():
             self._put(name, value)
         for name, _ in module.named_buffers(prefix, recurse=recurse):
             if name in self._sources:
@@ -140,14 +157,40 @@ class WeightMap:
             full = prefix + "." * bool(prefix) + name
             self._put(full, self._empty[full])
 
-    def _put(self, name: str, value: Tensor) -> None:
+    def _rows(self, name: str) -> StoredTensor | None:
+        """Return where a parameter lies if its module takes it row by row and it is in the checkpoint as it is used."""
         parent, _, leaf = name.rpartition(".")
-        self._model.get_submodule(parent)._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+        module, source = self._model.get_submodule(parent), self._sources[self._canonical(name)]
+        by_row = module is self._embedding or (isinstance(module, ProductLinear) and module.by_row)
+        if not by_row or leaf != "weight" or source.converter is not None:
+            return None
+        return self._checkpoint.tensors[source.names[0][1]]
+
+    def _of_experts(self, name: str) -> bool:
+        """Say whether a parameter holds a weight of every expert, whose products macloom takes one at a time."""
+        module = self._model.get_submodule(name.rpartition(".")[0])
+        return hasattr(module, "is_transposed") and self._empty[name].ndim == 3
+
+    def _put(self, name: str, value: Tensor) -> None:
+        self._place(name, nn.Parameter(value, requires_grad=False))
+
+    def _place(self, name: str, parameter: nn.Parameter) -> None:
+        parent, _, leaf = name.rpartition(".")
+        self._model.get_submodule(parent)._parameters[leaf] = parameter
 
     @property
     def parameters(self) -> int:
         """How many parameters the model has, tied ones once."""
         return sum(t.numel() for t in {id(t): t for t in self._empty.values()}.values())
+
+
+def _embedding(model: Any) -> nn.Embedding | None:
+    """Return the embedding of the input tokens, if a model has one whose rows are used as they are."""
+    try:
+        found = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # models of images
+        return None
+    return found if isinstance(found, nn.Embedding) and found.max_norm is None else None
 
 
 def _parameters(module: nn.Module, recurse: bool) -> list[tuple[str, Tensor]]:
