@@ -49,7 +49,7 @@ def sensitivity_heat(found: SensitivityMap, ax: Any = None) -> Any:
                 cell = found.cell(group, role, fmt)
                 if cell is not None:
                     levels[y, x] = cell.kl_nats
-        _draw(ax, levels, left)
+        _draw(ax, levels, left, found.unit)
         for y, group in enumerate(rows):
             for x, (fmt, role) in enumerate(columns):
                 cell = found.cell(group, role, fmt)
@@ -59,7 +59,7 @@ def sensitivity_heat(found: SensitivityMap, ax: Any = None) -> Any:
     return ax
 
 
-def _draw(ax: Any, levels: np.ndarray, left: list[float]) -> None:
+def _draw(ax: Any, levels: np.ndarray, left: list[float], unit: str) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import BoundaryNorm
 
@@ -81,7 +81,7 @@ def _draw(ax: Any, levels: np.ndarray, left: list[float]) -> None:
     bar.ax.minorticks_off()
     bar.ax.tick_params(length=2)
     bar.outline.set_visible(False)
-    bar.set_label("KL, nats per token")
+    bar.set_label(f"KL, nats per {unit}")
 
 
 def _label(ax: Any, found: SensitivityMap, columns: list[tuple[str, str]], left: list[float]) -> None:

@@ -22,7 +22,7 @@ def sensitivity_table(found: SensitivityMap) -> Table:
     ]
     rows = [(Cell(text=short_name(g)), *(_cell(found, g, role, fmt) for fmt, role in keys)) for g in found.groups]
     caption = [
-        "KL divergence from the unquantized model, nats per predicted token, with one group alone in the format: all "
+        f"KL divergence from the unquantized model, nats per {found.unit}, with one group alone in the format: all "
         "its operands and results, or its operands of one role."
     ]
     if any(cell.collapsed for cell in found.cells):

@@ -68,7 +68,7 @@ def calibration_spread(found: CalibrationStudy, ax: Any = None) -> Any:
         places = [(i * step + k, str(c)) for i in range(len(found.recipes)) for k, c in enumerate(counts)]
         ax.set_xticks([x for x, _ in places], [c for _, c in places])
         ax.set_xlabel("windows of the calibration text")
-        ax.set_ylabel("perplexity per byte")
+        ax.set_ylabel(f"perplexity per {found.unit}")
         ax.grid(False, axis="x")
         _ticks(ax)
         legend_below(ax, 6)
@@ -102,8 +102,8 @@ def calibration_table(found: CalibrationStudy) -> Table:
         cells = [*(Cell(text=w) for w in words), *(Cell(text=n, mark=mark) for n in numbers)]
         rows.append((*cells, Cell(text=str(s.collapsed))))
     caption = [
-        f"Perplexity per byte on {found.text}, {found.windows} windows of {found.context} bytes, and the mean "
-        f"KL from the unquantized model in nats; unquantized {found.reference_perplexity:.4f}."
+        f"Perplexity per {found.unit} on {found.text}, {found.windows} windows of {found.context} {found.unit}s, the "
+        f"mean KL from the unquantized model in nats; unquantized {found.reference_perplexity:.4f}."
     ]
     if any(r.collapsed for r in found.runs):
         caption.append(f"{COLLAPSED_SIGN} holds runs no better than with blocks zeroed, or than guessing.")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from macloom import __version__
 from macloom.errors import MacloomError, unknown
 from macloom.formats import Encoded
 from macloom.workloads.evaluator import Evaluator
+from macloom.workloads.journal import Journal
 from macloom.workloads.lm.checkpoint import LanguageModel
 from macloom.workloads.lm.data import Text
 from macloom.workloads.recipe import Recipe, load_recipe
@@ -327,48 +326,19 @@ class _Sweep:
 
 
 class _Store:
-    """Finished cells in a file of JSON lines, under a first line that says of which sweep; None keeps nothing."""
+    """Finished cells, in a journal; None keeps nothing."""
 
     def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
-        self._path, self._cells = path, {}
-        if path is None:
-            return
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if not lines:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
-            return
-        if _line(lines[0]) != json.loads(json.dumps(identity)):
-            raise MacloomError(f"{path}: holds another sweep (model, recipe, text or options); give another directory")
-        for line in lines[1:]:
-            record = _line(line)
-            if record is not None:  # the last line of an interrupted run may be cut off
-                cell = WidthCell(**record)
-                self._cells[cell.bits, cell.overflow, cell.every] = cell
+        self._journal = Journal(path, identity, "sweep")
+        cells = [WidthCell(**record) for record in self._journal.records]
+        self._cells = {(cell.bits, cell.overflow, cell.every): cell for cell in cells}
 
     def cell(self, key: tuple[int, str, str], run: Any) -> WidthCell:
         """Return a kept cell, or run and keep it."""
         if key not in self._cells:
             self._cells[key] = run(key)
-            if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write("\n" * _cut_off(self._path) + json.dumps(asdict(self._cells[key])) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
+            self._journal.append(asdict(self._cells[key]))
         return self._cells[key]
-
-
-def _cut_off(path: Path) -> bool:
-    """Whether the last line of a file has no end."""
-    content = path.read_bytes()
-    return bool(content) and not content.endswith(b"\n")
-
-
-def _line(text: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None
 
 
 def _finite(value: float | None) -> float | None:

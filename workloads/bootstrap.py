@@ -58,6 +58,19 @@ class WindowScores:
         return WindowScores(**{name: np.bincount(place, values) for name, values in vars(self).items()})
 
 
+def document_ends(data: bytes, separator: bytes) -> np.ndarray:
+    """Return where in a text, in bytes, each document but the last ends, its separator included.
+
+    >>> document_ends(b"aaaa|bbb|cc", b"|").tolist()
+    [5, 9]
+    """
+    ends, found = [], data.find(separator)
+    while found >= 0:
+        ends.append(found + len(separator))
+        found = data.find(separator, ends[-1])
+    return np.array(ends, np.int64)
+
+
 def documents_of_windows(data: bytes, length: int, count: int, separator: bytes) -> np.ndarray:
     """Return the number of the document in which each window of `Text.windows(length, count)` begins.
 
@@ -67,11 +80,7 @@ def documents_of_windows(data: bytes, length: int, count: int, separator: bytes)
     available = len(data) // length
     take = min(count, available)
     starts = np.arange(take) * available // max(take, 1) * length
-    ends, found = [], data.find(separator)
-    while found >= 0:
-        ends.append(found + len(separator))
-        found = data.find(separator, ends[-1])
-    return np.searchsorted(np.array(ends, np.int64), starts, side="right")
+    return np.searchsorted(document_ends(data, separator), starts, side="right")
 
 
 def _mean(column: int) -> Callable[[np.ndarray], np.ndarray]:

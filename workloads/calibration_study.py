@@ -8,10 +8,12 @@ calibration text, so a recipe whose scales are all taken at run time does not de
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,17 @@ import numpy as np
 from macloom import __version__
 from macloom._registry import Registry
 from macloom.errors import MacloomError, require_positive_integer
-from macloom.workloads.evaluator import Evaluator
+from macloom.workloads.bootstrap import bootstrap
+from macloom.workloads.journal import Journal
+from macloom.workloads.lm.checkpoint import LanguageModel
 from macloom.workloads.lm.data import Text, stdlib_text, text_from_file
 from macloom.workloads.recipe import Recipe, load_recipe
-from macloom.workloads.steps import Progress
+from macloom.workloads.steps import Progress, TimeLeft
+from macloom.workloads.studied import Outcome, Studied, studied
 
 NONSENSE_BYTES = 1 << 16
+RESAMPLES = 1000  # of the windows, for the interval of a run
+RUNS = "runs.jsonl"
 
 
 def _drawn(low: int, high: int) -> Callable[[], bytes]:
@@ -66,7 +73,11 @@ def calibration_text(source: str | Path | Text) -> Text:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRun:
-    """One recipe calibrated on `windows` windows of a text, drawn with `seed`."""
+    """One recipe calibrated on `windows` windows of a text, drawn with `seed`.
+
+    `ratio` is the perplexity over the unquantized model's, `ratio_low` to `ratio_high` its interval at 95 % from the
+    bootstrap over windows, both models on the same ones; None where there are fewer than two or no finite score.
+    """
 
     recipe: str
     text: str
@@ -75,6 +86,9 @@ class CalibrationRun:
     perplexity: float
     kl_nats: float
     top1_agreement: float
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
     collapsed: bool
 
 
@@ -114,6 +128,7 @@ class CalibrationStudy:
     counts: tuple[int, ...]
     seeds: tuple[int, ...]
     runs: tuple[CalibrationRun, ...]
+    unit: str = "token"
     version: str = __version__
 
     def spread(self, recipe: str, text: str | None = None, windows: int | None = None) -> Spread:
@@ -147,6 +162,7 @@ class CalibrationStudy:
             "text": {"name": self.text, "sha256": self.text_sha256},
             "windows": self.windows,
             "context": self.context,
+            "unit": self.unit,
             "reference_perplexity": self.reference_perplexity,
             "recipes": [r.to_dict() for r in self.recipes],
             "calibration_texts": [{"name": t.name, "sha256": t.sha256} for t in self.texts],
@@ -173,7 +189,7 @@ def _json(record: CalibrationRun | Spread) -> dict[str, Any]:
 
 
 def calibration_study(
-    model: Any,
+    model: LanguageModel | str | Path | Studied,
     recipes: Sequence[Recipe | str | Path],
     texts: Sequence[str | Path | Text] = ("train", "shuffled", "ascii", "bytes"),
     counts: Sequence[int] = (1, 4, 16),
@@ -181,23 +197,30 @@ def calibration_study(
     *,
     text: Text | str | Path | None = None,
     windows: int = 8,
-    context: int = 256,
-    batch: int = 4,
+    context: int | None = None,
+    batch: int | None = None,
     seed: int = 0,
+    state: str | Path | None = None,
     progress: Progress | None = None,
+    **own: Any,
 ) -> CalibrationStudy:
     """Evaluate recipes with scales from every text, number of windows and draw of windows.
 
     Args:
-        model: what `Evaluator` takes, or an `Evaluator`, whose text and windows are used.
+        model: an embedded model, a directory, or an `Evaluator` or `ModelEvaluator`, whose text and windows are used.
         recipes: recipes, format strings or TOML files.
         texts: what `calibration_text` takes.
         counts: how many windows of the text to calibrate on.
         draws: how many draws of that many windows, with the seeds `seed`, `seed` + 1, ...
+        context: bytes per window (256); tokens for a model of your own (2048, or its limit).
+        batch: windows per forward pass (4; 1 for a model of your own).
+        state: a directory that keeps finished runs, so that an interrupted study goes on.
         progress: called as progress(what, steps done, steps in all).
+        own: further arguments of `ModelEvaluator` for a model of your own.
 
     Raises:
-        MacloomError: no recipe, text or number, one given twice, a text that is not there or shorter than a window.
+        MacloomError: no recipe, text or number, one given twice, a text that is not there or shorter than a window, an
+            image classifier, or a state of another study.
     """
     resolved = [load_recipe(recipe) for recipe in recipes]
     sources = [calibration_text(source) for source in texts]
@@ -211,47 +234,70 @@ def calibration_study(
     for count in counts:
         require_positive_integer("counts", count)
     require_positive_integer("draws", draws)
-    evaluator = (
-        model
-        if not isinstance(model, str | Path) and hasattr(model, "recalibrated")
-        else Evaluator(model, text, windows=windows, context=context, batch=batch, seed=seed)
-    )
-    seeds = tuple(range(evaluator.seed, evaluator.seed + draws))
-    report = progress or (lambda text, done, total: None)
-    total = len(sources) * len(counts) * len(seeds) * len(resolved)
-    runs = []
-    for source in sources:
-        for count in counts:
-            for drawn in seeds:
-                calibrated = evaluator.recalibrated(source, count, drawn)
-                for recipe in resolved:
-                    report(f"{recipe.name} on {count} windows of {source.name}", len(runs), total)
-                    runs.append(_run(calibrated, recipe, source, count, drawn))
+    subject = studied(model, text=text, windows=windows, context=context, batch=batch, seed=seed, **own)
+    about = subject.subject
+    seeds = tuple(range(about.seed, about.seed + draws))
+    journal = Journal(None if state is None else Path(state) / RUNS, _identity(subject), "study")
+    done = {tuple(record["key"]): record["run"] for record in journal.records}
+    tried = [(t, count, drawn, recipe) for t in sources for count in counts for drawn in seeds for recipe in resolved]
+    keys = [(_digest(recipe), t.sha256, t.name, recipe.name, count, drawn) for t, count, drawn, recipe in tried]
+    steps = TimeLeft(progress, len(tried), sum(key in done for key in keys))
+    runs, level, calibrated, held = [], None, subject, None
+    for key, (source, count, drawn, recipe) in zip(keys, tried, strict=True):
+        if key not in done:
+            steps.step(f"{recipe.name} on {count} windows of {source.name}")
+            if held != (source.name, count, drawn):
+                calibrated, held = subject.recalibrated(source, count, drawn), (source.name, count, drawn)
+            accuracy = calibrated.run(recipe)
+            if math.isnan(accuracy.perplexity):
+                raise MacloomError("model: must predict tokens for a study of calibration texts, not classify images")
+            done[key] = {**_record(accuracy), "reference_perplexity": accuracy.reference_perplexity}
+            journal.append({"key": list(key), "run": done[key]})
+        found = dict(done[key])
+        level = found.pop("reference_perplexity")
+        runs.append(CalibrationRun(recipe=recipe.name, text=source.name, windows=count, seed=drawn, **found))
+    assert level is not None
     return CalibrationStudy(
-        model=evaluator.model.name,
-        model_sha256=evaluator.model.sha256,
-        text=evaluator.text.name,
-        text_sha256=evaluator.text.sha256,
-        windows=evaluator.windows,
-        context=evaluator.context,
-        reference_perplexity=evaluator.reference_perplexity,
+        model=about.model,
+        model_sha256=about.model_sha256,
+        text=about.text,
+        text_sha256=about.text_sha256,
+        windows=about.windows,
+        context=about.context,
+        reference_perplexity=level,
         recipes=tuple(resolved),
         texts=tuple(sources),
         counts=tuple(counts),
         seeds=seeds,
         runs=tuple(runs),
+        unit=about.unit,
     )
 
 
-def _run(calibrated: Any, recipe: Recipe, source: Text, count: int, seed: int) -> CalibrationRun:
-    accuracy = calibrated.run(recipe)
-    return CalibrationRun(
-        recipe=recipe.name,
-        text=source.name,
-        windows=count,
-        seed=seed,
-        perplexity=accuracy.perplexity,
-        kl_nats=accuracy.kl_nats,
-        top1_agreement=accuracy.top1_agreement,
-        collapsed=accuracy.collapsed,
-    )
+def _identity(subject: Studied) -> dict[str, Any]:
+    about = {**asdict(subject.subject), "settings": dict(subject.settings)}
+    for name in ("seed", "calibration_text", "calibration_sha256"):
+        about.pop(name)
+    about["settings"].pop("calibration_windows", None)
+    return about
+
+
+def _digest(recipe: Recipe) -> str:
+    """Return a hash of everything that a recipe holds."""
+    return hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _record(accuracy: Outcome) -> dict[str, Any]:
+    scores, ratio = accuracy.by_window, None
+    if scores is not None and len(scores) > 1:
+        found = bootstrap(scores, RESAMPLES).intervals["perplexity_ratio"]
+        ratio = found if math.isfinite(found.value) else None
+    return {
+        "perplexity": accuracy.perplexity,
+        "kl_nats": accuracy.kl_nats,
+        "top1_agreement": accuracy.top1_agreement,
+        "ratio": None if ratio is None else ratio.value,
+        "ratio_low": None if ratio is None else ratio.low,
+        "ratio_high": None if ratio is None else ratio.high,
+        "collapsed": accuracy.collapsed,
+    }

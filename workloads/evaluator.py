@@ -21,7 +21,9 @@ from torch import Tensor
 from macloom.errors import MacloomError, require_positive_integer
 from macloom.formats import Encoded
 from macloom.workloads.accuracy import BYTES, Accuracy, VectorCost
+from macloom.workloads.byte_text import ByteTextModel
 from macloom.workloads.exact_vector import ExactVector, RangeVector, vector_unit
+from macloom.workloads.journal import Journal
 from macloom.workloads.lm.checkpoint import LanguageModel, is_byte_llama, load_model
 from macloom.workloads.lm.data import Text, load_text, stdlib_text
 from macloom.workloads.lm.model import FLOAT, FLOAT_VECTOR, Arithmetic, VectorOps, forward
@@ -29,7 +31,9 @@ from macloom.workloads.quantized import ExactRecording, Observer, QuantizedArith
 from macloom.workloads.recipe import Recipe, load_recipe
 from macloom.workloads.scoring import NoiseMeter, digest, divergence, mean, perplexity_of, window_scores
 from macloom.workloads.search import GemmSample, Memo, Plan, check_accumulators, plan_operands
+from macloom.workloads.sensitivity_map import MapSums
 from macloom.workloads.steps import Progress, Steps
+from macloom.workloads.studied import MapRequest, Subject, TextModel
 
 if TYPE_CHECKING:
     from macloom.workloads.hf.result import ModelAccuracy
@@ -111,7 +115,7 @@ def evaluate(
 
 
 class Evaluator:
-    """A model and a text, ready to run any number of recipes; arguments as for `evaluate`.
+    """A model of bytes and a text (`Studied`), ready to run any number of recipes; arguments as for `evaluate`.
 
     Args:
         calibration: a text or a file that scales are calibrated on; None: the training half of the standard library.
@@ -184,6 +188,33 @@ class Evaluator:
             self.seed if seed is None else seed,
         )
         return other
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(
+            model=self.model.name, model_sha256=self.model.sha256, text=self.text.name, text_sha256=self.text.sha256,
+            windows=self.windows, context=self.context, seed=self.seed, calibration_text=self.calibration_text.name,
+            calibration_sha256=self.calibration_text.sha256, unit="byte",
+        )  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"batch": self.batch, "calibration_windows": self.calibration_windows}
+
+    @property
+    def operands(self) -> dict[str, frozenset[str]]:
+        return {s.op: frozenset(str(side.role) for side in (s.a, s.b)) for s in self.samples()}
+
+    def resolved(self, recipe: Recipe | str | Path) -> Recipe:
+        return load_recipe(recipe)
+
+    def map_sums(self, request: MapRequest, journal: Journal, progress: Progress | None = None) -> MapSums:
+        from macloom.workloads.replayed_map import replayed_map
+
+        return replayed_map(self, request, journal, progress)
+
+    def in_memory(self, recipe: Recipe | str | Path | None) -> TextModel:
+        return ByteTextModel(self, recipe)
 
     def encode(self, text: str) -> Tensor:
         """Return the tokens of a text, int64: its UTF-8 bytes."""

@@ -1,6 +1,7 @@
 """What recipes make of a prompt, beside the unquantized model: the text, where it departs, how far each step is off.
 
-Every token is computed from the whole text before it, without a cache, as a prefill of that length. The divergences
+A model of bytes computes every token from the whole text before it, as a prefill of that length; a model of your own
+decodes with a KV cache, whose keys and values are rounded to the cache's format where they are read. The divergences
 are taken on the unquantized model's own continuation, so that they compare at equal text, whatever each recipe wrote.
 """
 
@@ -19,15 +20,12 @@ from torch import Tensor
 
 from macloom import __version__
 from macloom.errors import MacloomError, require_positive_integer
-from macloom.formats import Encoded
 from macloom.workloads.accuracy import has_collapsed
-from macloom.workloads.evaluator import Evaluator
-from macloom.workloads.lm.checkpoint import LanguageModel, load_model
-from macloom.workloads.lm.model import FLOAT, Arithmetic
-from macloom.workloads.quantized import QuantizedArithmetic
+from macloom.workloads.lm.checkpoint import LanguageModel
 from macloom.workloads.recipe import Recipe, load_recipe
 from macloom.workloads.scoring import perplexity_of
-from macloom.workloads.steps import Progress
+from macloom.workloads.steps import Progress, TimeLeft
+from macloom.workloads.studied import Studied, TextModel, studied
 
 CONTEXT = 256  # of the windows that scales are calibrated on, where the model has room
 
@@ -100,7 +98,7 @@ def _finite(value: float) -> float | None:
 
 
 def generate(
-    model: LanguageModel | str | Path | Evaluator,
+    model: LanguageModel | str | Path | Studied,
     recipes: Sequence[Recipe | str | Path],
     prompt: str,
     tokens: int = 64,
@@ -108,54 +106,56 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
+    **own: Any,
 ) -> Generation:
     """Let the unquantized model and every recipe continue `prompt`.
 
     Args:
-        model: what `Evaluator` takes, or an `Evaluator`, whose calibration is used.
+        model: an embedded model, a directory, or an `Evaluator` or `ModelEvaluator`, whose calibration is used. A model
+            of your own is wholly in memory, in float beside each recipe.
         recipes: recipes, format strings or TOML files.
         tokens: how many to write.
         temperature: divides the logits before a token is drawn; 0 takes the most probable.
         seed: draws one number per token, the same for all, so that equal probabilities give equal texts; also
             calibration, where no evaluator is given.
         progress: called as progress(what, steps done, steps in all).
+        own: further arguments of `ModelEvaluator` for a model of your own, such as `calibration` or `scales`.
 
     Raises:
-        MacloomError: an empty prompt, one that leaves no room for the tokens, or what `Evaluator` raises.
+        MacloomError: an empty prompt, one that leaves no room for the tokens, a model that does not write text, or what
+            the evaluator raises.
     """
     require_positive_integer("tokens", tokens)
     if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
         raise MacloomError(f"temperature: must be a number of at least 0, not {temperature!r}")
     resolved = [load_recipe(recipe) for recipe in recipes]
-    evaluator = _evaluator(model, seed) if isinstance(model, str | Path | LanguageModel) else model
-    begun = evaluator.encode(prompt)
+    given = studied(model, windows=1, default_context=CONTEXT, with_text=False, seed=seed, **own)
+    unquantized = given.in_memory(None)
+    begun = unquantized.encode(prompt) if prompt else torch.zeros(0, dtype=torch.int64)
     if not len(begun):
         raise MacloomError("prompt: must hold at least one token, not ''")
-    limit = evaluator.model.config.max_position_embeddings
-    if len(begun) + tokens > limit:
+    limit = unquantized.positions
+    if limit is not None and len(begun) + tokens > limit:
         raise MacloomError(
             f"prompt: must leave room for {tokens} tokens within the {limit} of the model, not be {len(begun)} long; "
             "shorten it or ask for fewer tokens"
         )
-    draws = np.random.default_rng(seed).random(tokens)
-    report = progress or (lambda text, done, total: None)
-    writer = _Writer(evaluator, begun, temperature, draws)
-    report("unquantized", 0, 1 + len(resolved))
-    written = writer.write(FLOAT)
-    scores = writer.scores(FLOAT, written)
-    found = [_continuation(evaluator, "unquantized", None, written, written, scores, scores)]
-    for i, recipe in enumerate(resolved, 1):
-        report(recipe.name, i, 1 + len(resolved))
-        weights: dict[str, Encoded] = {}
-        plan = evaluator.plan(recipe)
-        arithmetic = QuantizedArithmetic(recipe, plan, weights=weights)
-        theirs = writer.write(arithmetic)
+    writer = _Writer(begun, temperature, np.random.default_rng(seed).random(tokens))
+    steps = TimeLeft(progress, 1 + len(resolved))
+    steps.step("unquantized")
+    written = writer.write(unquantized)
+    scores = writer.scores(unquantized, written)
+    found = [_continuation(unquantized, "unquantized", None, written, written, scores, scores)]
+    for recipe in resolved:
+        steps.step(recipe.name)
+        quantized = given.in_memory(recipe)
+        theirs = writer.write(quantized)
         found.append(
-            _continuation(evaluator, recipe.name, recipe, theirs, written, scores, writer.scores(arithmetic, written))
+            _continuation(quantized, recipe.name, recipe, theirs, written, scores, writer.scores(quantized, written))
         )
     return Generation(
-        model=evaluator.model.name,
-        model_sha256=evaluator.model.sha256,
+        model=unquantized.name,
+        model_sha256=unquantized.sha256,
         prompt=prompt,
         temperature=float(temperature),
         seed=seed,
@@ -163,31 +163,23 @@ def generate(
     )
 
 
-def _evaluator(model: LanguageModel | str | Path, seed: int) -> Evaluator:
-    loaded = model if isinstance(model, LanguageModel) else load_model(model)
-    return Evaluator(loaded, windows=1, context=min(CONTEXT, loaded.config.max_position_embeddings), seed=seed)
-
-
 class _Writer:
-    """Continues one prompt with any arithmetic."""
+    """Continues one prompt with any model."""
 
-    def __init__(self, evaluator: Evaluator, prompt: Tensor, temperature: float, draws: np.ndarray) -> None:
-        self.evaluator, self.prompt, self.temperature, self.draws = evaluator, prompt, temperature, draws
+    def __init__(self, prompt: Tensor, temperature: float, draws: np.ndarray) -> None:
+        self.prompt, self.temperature, self.draws = prompt, temperature, draws
 
-    def write(self, arithmetic: Arithmetic) -> tuple[int, ...]:
-        text = self.prompt
+    def write(self, model: TextModel) -> tuple[int, ...]:
+        read, more, written = model.reading(), self.prompt, list[int]()
         for draw in self.draws:
-            text = torch.cat([text, torch.tensor([self._next(self._logits(arithmetic, text)[-1], float(draw))])])
-        return tuple(text[len(self.prompt) :].tolist())
+            written.append(self._next(read(more), float(draw)))
+            more = torch.tensor(written[-1:])
+        return tuple(written)
 
-    def scores(self, arithmetic: Arithmetic, written: Sequence[int]) -> Tensor:
+    def scores(self, model: TextModel, written: Sequence[int]) -> Tensor:
         """Return the log-probabilities of every token of a continuation, tokens x vocabulary."""
         text = torch.cat([self.prompt, torch.tensor(written)])[:-1]
-        return F.log_softmax(self._logits(arithmetic, text)[len(self.prompt) - 1 :], -1)
-
-    def _logits(self, arithmetic: Arithmetic, text: Tensor) -> Tensor:
-        # The last column of what `logits` takes is predicted only; nobody asks for it here.
-        return self.evaluator.logits(arithmetic, tokens=F.pad(text, (0, 1))[None])[0]
+        return F.log_softmax(model.logits(text[None])[0, len(self.prompt) - 1 :], -1)
 
     def _next(self, logits: Tensor, draw: float) -> int:
         if self.temperature == 0 or not bool(torch.isfinite(logits).all()):
@@ -197,7 +189,7 @@ class _Writer:
 
 
 def _continuation(
-    evaluator: Evaluator,
+    model: TextModel,
     name: str,
     recipe: Recipe | None,
     written: tuple[int, ...],
@@ -215,7 +207,7 @@ def _continuation(
         name=name,
         recipe=recipe,
         tokens=written,
-        text=evaluator.decode(torch.tensor(written)),
+        text=model.decode(torch.tensor(written)),
         departs=differing[0] if differing else None,
         kl_nats=tuple(kl),
         collapsed=has_collapsed(perplexity_of(nats), float(scores.shape[-1])),

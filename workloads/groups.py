@@ -1,4 +1,4 @@
-"""Which operations are chosen together: one at a time, by block of a layer, or by layer.
+"""Which operations are chosen together: one at a time, by expert, by block of a layer, or by layer.
 
 Operations are named as in a checkpoint: `model.layers.0.self_attn.q_proj` has the layer `model.layers.0` and the
 block `model.layers.0.self_attn`; other families number their layers elsewhere (`transformer.h.0.attn.c_attn`).
@@ -12,13 +12,15 @@ from enum import StrEnum
 
 from macloom.errors import MacloomError, unknown
 
+_EXPERT = re.compile(r"(?P<expert>.+\.experts\.\d+)\..+")
 _LAYER = re.compile(r"(?P<layer>(?P<stack>[^.]+(?:\.[^.\d][^.]*)*)\.\d+)\.(?P<rest>.+)")
 
 
 class By(StrEnum):
-    """What operations have in common that form a group."""
+    """What operations have in common that form a group; `expert`: those of one expert, others one at a time."""
 
     OPERATION = "operation"
+    EXPERT = "expert"
     BLOCK = "block"
     LAYER = "layer"
 
@@ -47,12 +49,17 @@ def group_of(op: str, by: By | str) -> str:
     """Return the group of an operation, which is its own name outside of layers.
 
     >>> [group_of("model.layers.3.mlp.up_proj", by) for by in By]
-    ['model.layers.3.mlp.up_proj', 'model.layers.3.mlp', 'model.layers.3']
+    ['model.layers.3.mlp.up_proj', 'model.layers.3.mlp.up_proj', 'model.layers.3.mlp', 'model.layers.3']
+    >>> group_of("model.layers.3.mlp.experts.7.down_proj", "expert")
+    'model.layers.3.mlp.experts.7'
     """
     if by not in list(By):
         raise unknown("by", by, [b.value for b in By])
+    expert = _EXPERT.fullmatch(op)
+    if by == By.EXPERT and expert:
+        return expert["expert"]
     match = _LAYER.fullmatch(op)
-    if by == By.OPERATION or match is None:
+    if by in (By.OPERATION, By.EXPERT) or match is None:
         return op
     if by == By.LAYER:
         return match["layer"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -127,10 +127,17 @@ class Recipe:
         return None if self._override(op_name) else self.accumulator
 
     def _override(self, op_name: str) -> TensorFormat | None:
-        for pattern, fmt in self.overrides:
-            if fnmatchcase(op_name, pattern) or fnmatchcase(op_name, f"*.{pattern}"):
-                return fmt
-        return None
+        return next((fmt for pattern, fmt in self.overrides if is_matched(pattern, op_name)), None)
+
+    def unmatched(self, op_names: Iterable[str]) -> tuple[str, ...]:
+        """Return the patterns of overrides, other than the default ones, that match none of these operations.
+
+        >>> recipe = replace(load_recipe("int4"), overrides=(("q_porj", load_recipe("int8").weight),))
+        >>> recipe.unmatched(["model.layers.0.self_attn.q_proj"])
+        ('q_porj',)
+        """
+        names, defaults = list(op_names), dict(DEFAULT_OVERRIDES)
+        return tuple(p for p, _ in self.overrides if p not in defaults and not any(is_matched(p, n) for n in names))
 
     def with_accumulator(self, accumulator: str | None) -> Recipe:
         """Return the recipe with another accumulator; None leaves it as it is.
@@ -158,6 +165,15 @@ class Recipe:
         for name, table in tables.items():
             lines += ["", f"[{name}]", *(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
+
+
+def is_matched(pattern: str, op_name: str) -> bool:
+    """Return whether the pattern of an override matches the whole name of an operation, or its end after a dot.
+
+    >>> is_matched("q_proj", "model.layers.0.self_attn.q_proj"), is_matched("proj", "model.layers.0.self_attn.q_proj")
+    (True, False)
+    """
+    return fnmatchcase(op_name, pattern) or fnmatchcase(op_name, f"*.{pattern}")
 
 
 def load_recipe(source: str | Path | Recipe) -> Recipe:

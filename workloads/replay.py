@@ -7,16 +7,14 @@ computes before it sees a difference does not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from macloom.formats import Encoded
 from macloom.workloads.lm.model import FLOAT_VECTOR, VectorOps
-from macloom.workloads.ops import Role
-from macloom.workloads.quantized import GemmArithmetic, Operand, QuantizedArithmetic
+from macloom.workloads.partly import PartlyQuantized, multiply
+from macloom.workloads.quantized import GemmArithmetic, Operand
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.search import Plan
 
@@ -80,12 +78,6 @@ class TapedVector:
         return self._tape.keep(lambda: self._vector.add(name, x, y))
 
 
-def multiply(a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
-    """Return the float product of two operands, plus a bias."""
-    out = torch.matmul(a.values, b.values.transpose(-1, -2))
-    return out if bias is None else out + bias
-
-
 class TapedArithmetic(GemmArithmetic):
     """Float products, kept on a tape."""
 
@@ -99,55 +91,16 @@ class TapedArithmetic(GemmArithmetic):
         return out
 
 
-class PartlyQuantized(GemmArithmetic):
-    """Float products, except that `ops` run on operands in a recipe's formats.
+class PlayedBack(PartlyQuantized):
+    """One group of operations quantized, everything before it from a tape."""
 
-    With a role, only operands of that role are rounded to the recipe's format and the product is float; without one,
-    both are encoded and multiplied in the recipe's arithmetic, output format included.
+    def __init__(self, playback: Playback, recipe: Recipe, plan: Plan, **given: Any) -> None:
+        super().__init__(recipe, plan, reference=playback.tape.products, **given)
+        self._playback = playback
 
-    Attributes:
-        signal, noise: sums over the products of `ops` of the squared unquantized result and of the squared
-            difference from it.
-    """
+    def unchanged(self, op: str, a: Operand, b: Operand, bias: Tensor | None) -> Tensor:
+        return self._playback.keep(lambda: multiply(a, b, bias))
 
-    def __init__(
-        self,
-        playback: Playback,
-        vector: VectorOps,
-        recipe: Recipe,
-        plan: Plan,
-        ops: Collection[str],
-        role: Role | None,
-        weights: MutableMapping[str, Encoded],
-    ) -> None:
-        super().__init__(vector=vector)
-        self._playback, self._ops, self._role = playback, ops, role
-        self._plan, self._weights = plan, weights
-        self._exact = QuantizedArithmetic(recipe, plan, vector=vector, weights=weights)
-        self.signal = self.noise = 0.0
-
-    def product(self, op: str, a: Operand, b: Operand, bias: Tensor | None = None) -> Tensor:
-        if op not in self._ops or self._role not in (None, a.role, b.role):
-            return self._playback.keep(lambda: multiply(a, b, bias))
+    def changed(self, op: str, a: Operand, b: Operand, bias: Tensor | None) -> Tensor:
         self._playback.change()
-        if self._role is None:
-            out = self._exact.product(op, a, b, bias)
-        else:
-            out = multiply(self._rounded(op, a), self._rounded(op, b), bias)
-        reference = self._playback.tape.products[op]
-        self.signal += float(reference.square().sum())
-        self.noise += float((out - reference).square().sum())
-        return out
-
-    def _rounded(self, op: str, operand: Operand) -> Operand:
-        if operand.role != self._role:
-            return operand
-        planned = self._plan[op, operand.name]
-        values = operand.values.detach().float().contiguous().numpy()
-        if operand.role is not Role.WEIGHT:
-            rounded = planned.format.quantize(values, scale=planned.scale, clip=planned.choice.clip)
-        else:
-            if op not in self._weights:
-                self._weights[op] = planned.format.encode(values, scale=planned.scale, clip=planned.choice.clip)
-            rounded = self._weights[op].decode()
-        return Operand(name=operand.name, role=operand.role, values=torch.from_numpy(rounded))
+        return super().changed(op, a, b, bias)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from macloom.errors import MacloomError
 from macloom.formats import TensorFormat
 from macloom.sim import OpResult, simulate
 from macloom.workloads import Gemm, Recipe, Role, Workload
-from macloom.workloads.by_layer import STACK, by_layer
+from macloom.workloads.by_layer import STACK, by_expert, by_layer, named_like
 from macloom.workloads.groups import pattern_of, stack_of
+from macloom.workloads.recipe import is_matched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,16 @@ def _weight_bits(op: Gemm, recipe: Recipe) -> float:
 
 
 def split_for(workload: Workload, operations: Sequence[str]) -> Workload:
-    """Return a workload layer by layer, its products named like a model's `operations`.
+    """Return a workload layer by layer, its products named like a model's `operations`, experts apart if they are.
 
     Raises:
         MacloomError: some operation of the model is not a product of the workload.
     """
     stack = next((s for s in map(stack_of, operations) if s), STACK)
     split = by_layer(workload, stack)
+    if any(".experts." in op for op in operations):
+        split = by_expert(split)
+    split = named_like(split, operations)
     missing = sorted({*operations} - {op.name for op in split.gemms})
     if missing:
         raise MacloomError(
@@ -110,15 +113,6 @@ def _homes(workload: Workload, base: Recipe, groups: Mapping[str, Sequence[str]]
             if is_matched(pattern, op.name) and not any(is_matched(p, op.name) for p, _ in base.overrides):
                 found.setdefault(op.name, group)
     return found
-
-
-def is_matched(pattern: str, op: str) -> bool:
-    """Return whether an exception of a recipe concerns an operation, as `Recipe` has it.
-
-    >>> is_matched("mlp.*", "model.layers.0.mlp.up_proj"), is_matched("mlp", "model.layers.0.mlp.up_proj")
-    (True, False)
-    """
-    return fnmatchcase(op, pattern) or fnmatchcase(op, f"*.{pattern}")
 
 
 def mixed_recipe(

@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from macloom.arch import Accelerator
 from macloom.errors import MacloomError, require_positive_integer, unknown
-from macloom.explore.mixed_precision.costs import COSTS, Machine, cost_table, is_matched, mixed_recipe, split_for
+from macloom.explore.mixed_precision.costs import COSTS, Machine, cost_table, mixed_recipe, split_for
 from macloom.explore.mixed_precision.problem import Picks, Problem
 from macloom.explore.mixed_precision.result import PrecisionPoint, PrecisionSearch
 from macloom.explore.mixed_precision.solvers import SOLVERS, solve
 from macloom.formats import TensorFormat
-from macloom.workloads import Evaluator, Recipe, Workload, load_recipe
+from macloom.workloads import Recipe, Workload, load_recipe
 from macloom.workloads.accuracy import has_collapsed
 from macloom.workloads.groups import By
-from macloom.workloads.own_sensitivity import OwnModel
+from macloom.workloads.journal import Journal
+from macloom.workloads.recipe import is_matched
 from macloom.workloads.sensitivity import sensitivity
 from macloom.workloads.sensitivity_map import ALL, SensitivityMap
-from macloom.workloads.steps import Progress
-
-if TYPE_CHECKING:
-    from macloom.workloads.hf.evaluator import ModelEvaluator
+from macloom.workloads.steps import Progress, TimeLeft
+from macloom.workloads.studied import Studied
 
 LOSSES = {"kl": "kl_nats", "loss": "loss_nats"}
+MEASURED = "measured.jsonl"
 LEAST_LOSS = 1e-6  # of AdaQuant's integer program: an increase below this counts as this (arXiv:2006.10518, its code)
 
 
 def search_precision(
-    evaluator: Evaluator | ModelEvaluator,
+    evaluator: Studied,
     workload: Workload,
     formats: Sequence[str],
     accelerator: Accelerator | None = None,
@@ -48,9 +50,10 @@ def search_precision(
     points: int = 8,
     by: By | str = By.OPERATION,
     base: Recipe | str | None = None,
-    probe: Evaluator | ModelEvaluator | None = None,
+    probe: Studied | None = None,
     measure: bool = True,
     seed: int = 0,
+    state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PrecisionSearch:
     """Choose a format for every group of a model's operations.
@@ -73,6 +76,7 @@ def search_precision(
             on the very text they are judged by.
         measure: whether to evaluate and simulate what was chosen.
         seed: draws what methods draw.
+        state: a directory that keeps finished cells of the map and measured recipes, so that a search goes on.
         progress: called as progress(what, steps done, steps in all).
 
     Raises:
@@ -87,14 +91,15 @@ def search_precision(
         raise MacloomError(f"methods: must be at least one of {', '.join(SOLVERS)}")
     require_positive_integer("points", points)
     candidates = {recipe.name: recipe.weight for recipe in map(load_recipe, formats)}
-    resolved = load_recipe(formats[0] if base is None and formats else base or "")
-    mapped = evaluator if probe is None else probe
-    source = mapped if isinstance(mapped, Evaluator) else OwnModel(mapped)
-    operations = [s.op for s in source.samples()] if isinstance(source, Evaluator) else source.operations
+    resolved = evaluator.resolved(load_recipe(formats[0] if base is None and formats else base or ""))
+    source = evaluator if probe is None else probe
+    operations = tuple(source.operands)
     left = [op for op in operations if any(is_matched(pattern, op) for pattern, _ in resolved.overrides)]
     chosen_from = [op for op in operations if op not in left]
     machine = Machine(workload=split_for(workload, chosen_from), accelerator=accelerator, cost=cost)
-    found = sensitivity(source, formats, by=by, roles=(ALL,), search=resolved.search, without=left, progress=progress)
+    found = sensitivity(
+        source, formats, by=by, roles=(ALL,), search=resolved.search, without=left, state=state, progress=progress
+    )
     costs, fixed = cost_table(machine, resolved, candidates, found.operations)
     problem = Problem(
         groups=found.groups,
@@ -105,22 +110,23 @@ def search_precision(
         unit=COSTS.get(cost).unit,
     )
     budgets = _budgets(problem, budget, points)
-    runs = _Runs(evaluator, machine, problem, resolved, candidates, found.operations, loss, measure)
+    journal = Journal(None if state is None else Path(state) / MEASURED, _identity(evaluator), "search")
+    runs = _Runs(evaluator, machine, problem, resolved, candidates, found.operations, loss, measure, journal)
     wanted: list[tuple[str, float | None, Picks]] = [
         ("uniform", None, (i,) * len(problem.groups)) for i in range(len(problem.formats))
     ]
     wanted += [(m, b, solve(problem, b, m, seed)) for m in methods for b in budgets]
-    report = progress or (lambda text, done, total: None)
+    steps = TimeLeft(progress, len(wanted))
     done: list[PrecisionPoint] = []
-    for i, (method, limit, picks) in enumerate(wanted):
-        report(f"{method} recipe", i, len(wanted))
+    for method, limit, picks in wanted:
+        steps.step(f"{method} recipe")
         done.append(runs.point(method, limit, picks))
     kept = [p for p in done if p.method != "uniform"]
     return PrecisionSearch(
         map=found,
-        text=evaluator.text.name,
-        text_sha256=evaluator.text.sha256,
-        windows=evaluator.windows if isinstance(evaluator, Evaluator) else len(evaluator.text),
+        text=evaluator.subject.text,
+        text_sha256=evaluator.subject.text_sha256,
+        windows=evaluator.subject.windows,
         reference_perplexity=runs.reference_perplexity,
         base=resolved,
         cost=cost,
@@ -141,7 +147,10 @@ def _losses(found: SensitivityMap, loss: str) -> np.ndarray:
 
     A model that is no better than guessing to begin with has nothing to lose and forbids nothing.
     """
-    alive = not has_collapsed(found.reference_perplexity, found.collapse_perplexity)
+    predicts = not math.isnan(found.reference_perplexity)
+    if loss != "kl" and not predicts:
+        raise MacloomError("loss: must be 'kl' for images, which have no loss of their own")
+    alive = not predicts or not has_collapsed(found.reference_perplexity, found.collapse_perplexity)
     table = np.empty((len(found.groups), len(found.formats)))
     for g, group in enumerate(found.groups):
         for f, fmt in enumerate(found.formats):
@@ -170,7 +179,7 @@ class _Runs:
 
     def __init__(
         self,
-        evaluator: Evaluator | ModelEvaluator,
+        evaluator: Studied,
         machine: Machine,
         problem: Problem,
         base: Recipe,
@@ -178,10 +187,12 @@ class _Runs:
         operations: Mapping[str, Sequence[str]],
         loss: str,
         measure: bool,
+        journal: Journal,
     ) -> None:
         self.evaluator, self.machine, self.problem, self.base = evaluator, machine, problem, base
         self.formats, self.operations, self.loss, self.measure = formats, operations, loss, measure
         self._measured: dict[Picks, dict[str, Any]] = {}
+        self._journal = journal
         self.reference_perplexity: float | None = None  # on the text of the measurement; None: nothing was measured
 
     def point(self, method: str, budget: float | None, picks: Picks) -> PrecisionPoint:
@@ -202,13 +213,25 @@ class _Runs:
         )
 
     def _run(self, recipe: Recipe) -> dict[str, Any]:
-        accuracy = self.evaluator.run(recipe)
-        self.reference_perplexity = accuracy.reference_perplexity
-        increase = math.log(accuracy.perplexity / accuracy.reference_perplexity)
+        what = {name: value for name, value in recipe.to_dict().items() if name != "name"}
+        found = next((r["measured"] for r in self._journal.records if r["recipe"] == what), None)
+        if found is None:
+            accuracy = self.evaluator.run(recipe)
+            found = {
+                name: getattr(accuracy, name) for name in ("perplexity", "reference_perplexity", "kl_nats", "collapsed")
+            }
+            self._journal.append({"recipe": what, "measured": found})
+        level = None if math.isnan(found["perplexity"]) else found["perplexity"]
+        self.reference_perplexity = None if level is None else found["reference_perplexity"]
+        increase = None if level is None else math.log(level / found["reference_perplexity"])
         return {
             "measured_cost": math.fsum(self.machine.by_operation(recipe).values()),
-            "measured_loss_nats": accuracy.kl_nats if self.loss == "kl" else increase,
-            "measured_kl_nats": accuracy.kl_nats,
-            "measured_perplexity": accuracy.perplexity,
-            "collapsed": accuracy.collapsed,
+            "measured_loss_nats": found["kl_nats"] if self.loss == "kl" else increase,
+            "measured_kl_nats": found["kl_nats"],
+            "measured_perplexity": level,
+            "collapsed": found["collapsed"],
         }
+
+
+def _identity(evaluator: Studied) -> dict[str, Any]:
+    return {**asdict(evaluator.subject), "settings": dict(evaluator.settings)}

@@ -28,9 +28,9 @@ def precision_table(found: PrecisionSearch) -> Table:
         "" if found.reference_perplexity is None else f", perplexity {found.reference_perplexity:.4f} unquantized"
     )
     caption = [
-        f"Loss: {'KL from the unquantized model' if found.loss == 'kl' else 'increase of the mean loss'} per predicted "
-        f"token; predicted: the sum of what each {found.map.by} does alone, on {found.map.text}; measured: the whole "
-        f"recipe on {found.text}{unquantized}."
+        f"Loss: {'KL from the unquantized model' if found.loss == 'kl' else 'increase of the mean loss'} per "
+        f"{found.map.unit}; predicted: the sum of what each {found.map.by} does alone, on {found.map.text}; measured: "
+        f"the whole recipe on {found.text}{unquantized}."
     ]
     if any(p.collapsed for p in found.points + found.uniform):
         caption.append(f"{COLLAPSED_SIGN} no better than with blocks zeroed, or than guessing: not to be ranked.")

@@ -33,8 +33,8 @@ def test_intervals_are_those_of_the_library(model: str, text: str, run_json: Run
     assert main(given) == 0
     low, high = (expected["intervals"]["perplexity_ratio"][end] for end in ("low", "high"))
     shown = capsys.readouterr().out
-    assert "intervals at 80 %    200 resamples of 6 windows, bca" in shown
-    assert f"  ratio of both      {low:.4f} to {high:.4f}\n" in shown
+    assert "intervals at 80 %   200 resamples of 6 windows, bca" in shown
+    assert f"  ratio of both     {low:.4f} to {high:.4f}\n" in shown
     assert "bootstrap" not in run_json(*arguments(model, text))
 
 

@@ -44,6 +44,26 @@ def test_prints_for_reading_and_writes_the_result(model: str, text: str, capsys:
     assert captured.err.endswith(f"wrote {out}\n")
 
 
+TYPO = 'format = "int4"\n[overrides]\n"*.q_porj" = "int8"\n"self_attn.*" = "int8"\n'
+
+
+def test_an_override_that_matches_nothing_is_named(
+    model: str, text: str, run_json: RunJson, capsys: Capture, tmp_path: Path
+) -> None:
+    (tmp_path / "typo.toml").write_text(TYPO)
+    recipe = str(tmp_path / "typo.toml")
+    note = "typo: overrides['*.q_porj'] matches no operation of "
+    sizes = ("--windows", "1", "--context", "16")
+    found = run_json("evaluate", "--model", model, "--recipe", recipe, "--text", text, *sizes)
+    assert found["unmatched_overrides"] == ["*.q_porj"]
+    arguments = ["simulate", "--workload", "tiny", "--accelerator", "olive-sa", "--recipe", recipe, "--sequence", "8"]
+    assert main(arguments) == 0
+    assert note + "tiny" in capsys.readouterr().err
+    assert run_json(*arguments)["unmatched_overrides"] == ["*.q_porj"]
+    (tmp_path / "typo.toml").write_text(TYPO.replace("q_porj", "q_proj"))
+    assert "unmatched_overrides" not in run_json(*arguments)
+
+
 def test_accumulator_and_vector_operations(model: str, text: str, run_json: RunJson, capsys: Capture) -> None:
     arguments = ("evaluate", model, "--recipe", "int4", "--text", text, "--windows", "2", "--context", "32")
     result = run_json(*arguments, "--accumulator", "int8:saturate", "--vector", "exact:fixed16")

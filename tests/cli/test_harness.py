@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,42 @@ def test_own_task(model: str, text: str, run_json: RunJson, tmp_path: Path, monk
     found = run_json(*arguments(model, text, *given))["lm_eval"]
     assert list(found) == ["int8", "unquantized"]
     assert found["int8"]["own_ppl"]["bits_per_byte,none"] > 0
+
+
+def test_a_task_on_a_model_of_your_own(
+    text: str, run_json: RunJson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval")
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from macloom.workloads.lm.checkpoint import byte_tokenizer
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=257, bos_token_id=256, eos_token_id=256
+    )
+    own = tmp_path / "small-gpt2"
+    transformers.GPT2LMHeadModel(config).save_pretrained(own)
+    document = byte_tokenizer()
+    document["added_tokens"] = [
+        {"id": 256, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": True}
+    ]  # fmt: skip
+    (own / "tokenizer.json").write_text(json.dumps(document))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (own / "tokenizer_config.json").write_text(json.dumps(names))
+    items = [{"ctx": "The quick", "choices": [" brown", " zebra"], "gold": 0}] * 2
+    (tmp_path / "mc.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "mc.yaml").write_text(
+        "task: own_mc\ndataset_path: json\ntest_split: test\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/mc.jsonl}}}}\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{ctx}}"\ntarget_delimiter: ""\n'
+        'doc_to_choice: "{{choices}}"\ndoc_to_target: "{{gold}}"\nmetric_list: [{metric: acc}]\n'
+    )
+    given = ("--lm-eval", "own_mc", "--lm-eval-path", str(tmp_path), "--calibration", text)
+    found = run_json(*arguments(str(own), text, *given))["lm_eval"]
+    assert list(found) == ["int8", "unquantized"]
+    assert found["unquantized"]["own_mc"]["acc,none"] in (0.0, 1.0)

@@ -37,8 +37,8 @@ def test_prints_a_table_and_writes_files(model: str, text: str, capsys: Capture,
     out, picture = tmp_path / "map", tmp_path / "map.png"
     assert main(arguments(model, text, "--by", "layer", "--out", str(out), "--plot", str(picture))) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("model                 small\n")
-    assert "text                  pangrams.txt, 2 windows of 24 tokens\n" in captured.out
+    assert captured.out.startswith("model                small\n")
+    assert "text                 pangrams.txt, 2 windows of 24 bytes\n" in captured.out
     assert "Sensitivity of small" in captured.out
     assert "† no better than with blocks zeroed" in captured.out  # a random model knows nothing
     assert "lm_head" in captured.out

@@ -171,7 +171,9 @@ def test_record_table_and_plot(found: PrecisionSearch) -> None:
     ax = frontier(found)
     figure_of(ax).draw_without_rendering()
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels == ["greedy", "integer", "one format everywhere", "predicted"]
+    assert labels == ["greedy", "integer", "one format everywhere", "frontier", "predicted"]
+    sizes = [float(c.get_sizes()[0]) for c in ax.collections if c.get_label() in ("greedy", "integer")]
+    assert sizes[0] > sizes[1]  # points at one place stay visible
     assert {t.get_text() for t in ax.texts} >= set(FORMATS)
     assert frontier_figure(found) == frontier_figure(found)
 

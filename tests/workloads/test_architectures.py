@@ -199,8 +199,8 @@ def test_a_dit_of_diffusers_embeds_timestep_and_class_in_every_block() -> None:
     ("config", "message"),
     [
         ({"_class_name": "UNet2DConditionModel"},
-         "config._class_name: unknown name 'UNet2DConditionModel'; known are DiTTransformer2DModel, PixArtTransformer2DModel "
-         "(models of diffusers that have a formula)"),
+         "config._class_name: unknown name 'UNet2DConditionModel'; known are DiTTransformer2DModel, "
+         "PixArtTransformer2DModel (models of diffusers that have a formula)"),
         ({"_class_name": "DiTTransformer2DModel", "activation_fn": "geglu"},
          'config.activation_fn: must be "gelu-approximate", which alone has a formula, not "geglu"'),
         ({"_class_name": "PixArtTransformer2DModel", "sample_size": 32, "patch_size": 2},

@@ -9,8 +9,8 @@ import pytest
 
 from macloom.errors import MacloomError
 from macloom.formats import get_format
-from macloom.workloads import Gemm, Recipe, Workload, load_recipe, load_workload
-from macloom.workloads.by_layer import by_layer, for_recipe
+from macloom.workloads import Gemm, Recipe, Vector, Workload, load_recipe, load_workload
+from macloom.workloads.by_layer import by_expert, by_layer, for_recipe, named_like
 
 NAMES = ("tiny", "opt-125m", "gpt2-xl", "mixtral-8x7b", "gemma-2-9b")
 
@@ -86,6 +86,45 @@ def test_only_recipes_that_tell_layers_apart_are_written_out(patterns: tuple[str
     assert (found is not workload) == split
     eight = [op.name for op in found.gemms if recipe.format_for(op.b, op.name).name == "int8"]
     assert eight
+
+
+def test_experts_are_written_out_and_cost_what_they_did_together() -> None:
+    workload = load_workload("mixtral-8x7b", sequence=33)  # 66 rows over 8 experts: two of nine tokens, six of eight
+    split = by_expert(by_layer(workload))
+    assert (split.macs, split.useful_macs) == (workload.macs, workload.useful_macs)
+    experts = [op for op in split.gemms if op.name.startswith("model.layers.3.mlp.experts.")]
+    assert [(op.name.removeprefix("model.layers.3.mlp.experts."), op.m, op.batch) for op in experts] == [
+        (f"{i}.{leaf}", 9 if i < 2 else 8, 1) for leaf in ("gate_up_proj", "down_proj") for i in range(8)
+    ]
+    read = {source for op in split.ops if isinstance(op, Vector) for sources in op.reads for source in sources}
+    assert "model.layers.3.mlp.experts.7.down_proj" in read
+    assert not any(name.endswith("experts.down_proj") for name in read)
+    dense = by_layer(load_workload("tiny", sequence=16))
+    assert by_expert(dense) is dense
+
+
+def test_an_expert_without_a_token_has_no_cost_to_split() -> None:
+    message = "must have tokens for all 8 experts of mlp.experts, not 2 of them, to be split; give a longer sequence"
+    with pytest.raises(MacloomError, match=re.escape(message)):
+        by_expert(load_workload("mixtral-8x7b", phase="decode", context=64))
+
+
+def test_a_recipe_that_tells_experts_apart_is_written_out_expert_by_expert() -> None:
+    workload = load_workload("mixtral-8x7b", sequence=64)
+    recipe = mixed("model.layers.1.mlp.experts.5.*")
+    eight = [op.name for op in for_recipe(workload, recipe).gemms if recipe.format_for(op.b, op.name).name == "int8"]
+    assert eight == [f"model.layers.1.mlp.experts.5.{leaf}" for leaf in ("gate_up_proj", "down_proj")]
+    layer = for_recipe(workload, mixed("model.layers.1.*"))
+    assert "model.layers.1.mlp.experts.down_proj" in [op.name for op in layer.gemms]
+
+
+def test_operations_outside_of_layers_are_found_under_longer_names() -> None:
+    workload = load_workload("deit-base")
+    recipe = mixed("vit.embeddings.patch_embeddings.projection", "vit.layers.3.mlp.fc1")
+    found = for_recipe(workload, recipe)
+    eight = [op.name for op in found.gemms if recipe.format_for(op.b, op.name).name == "int8"]
+    assert eight == ["vit.embeddings.patch_embeddings.projection", "vit.layers.3.mlp.fc1"]
+    assert named_like(workload, ["other.projection"]) is workload
 
 
 def test_what_cannot_be_split() -> None:

@@ -13,11 +13,10 @@ import torch
 
 from macloom.errors import MacloomError
 from macloom.formats import get_format
-from macloom.workloads import generation
 from macloom.workloads.evaluator import Evaluator
 from macloom.workloads.generation import Generation, generate
 from macloom.workloads.lm.data import Text
-from macloom.workloads.lm.model import forward
+from macloom.workloads.lm.model import FLOAT, forward
 from macloom.workloads.recipe import load_recipe
 
 PROMPT = "def read(path):\n"
@@ -83,7 +82,7 @@ def test_draws_are_seeded_and_follow_the_probabilities(evaluator: Evaluator) -> 
     assert first.reference.tokens == generate(evaluator, [], PROMPT, 12, temperature=1.0, seed=1).reference.tokens
     assert first.reference.tokens != generate(evaluator, [], PROMPT, 12, temperature=1.0, seed=2).reference.tokens
     drawn = [generate(evaluator, [], "import o", 1, temperature=1.0, seed=s).reference.tokens[0] for s in range(60)]
-    logits = evaluator.logits(generation.FLOAT, tokens=torch.tensor([[*b"import o", 0]]))[0, -1]
+    logits = evaluator.logits(FLOAT, tokens=torch.tensor([[*b"import o", 0]]))[0, -1]
     likely = int(logits.argmax())
     share = float(logits.softmax(-1)[likely])
     assert drawn.count(likely) / 60 == pytest.approx(share, abs=3 * math.sqrt(share * (1 - share) / 60) + 0.02)

@@ -8,7 +8,9 @@ both evaluated streams, and dropped, so that memory holds one part and the hidde
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,15 @@ from macloom.workloads.hf.recipes import bound, with_edges
 from macloom.workloads.hf.result import ModelAccuracy
 from macloom.workloads.hf.skeleton import Kind, build_skeleton
 from macloom.workloads.hf.state import StateDirectory
+from macloom.workloads.hf.streamed_map import StreamedMap, list_operands
 from macloom.workloads.hf.streams import EachWindow, Setting, StreamedRun
-from macloom.workloads.hf.text import Reader, Source, Windows, context_for, image_windows
+from macloom.workloads.hf.text import DEFAULT_CONTEXT, Reader, Source, Windows, context_for, image_windows
 from macloom.workloads.hf.weights import WeightMap
+from macloom.workloads.journal import Journal
 from macloom.workloads.recipe import Recipe, load_recipe
+from macloom.workloads.sensitivity_map import MapSums
 from macloom.workloads.steps import Progress
+from macloom.workloads.studied import MapRequest, Subject, TextModel
 
 ACTIVATIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -45,7 +51,7 @@ class ModelEvaluator:
             standard library. Not for image classifiers.
         images: for an image classifier, float (N, channels, height, width), preprocessed.
         windows: how many windows of the text, spread evenly; fewer if it holds fewer.
-        context: tokens per window; None: 2048, or the model's limit if that is less.
+        context: tokens per window; None: `default_context`, or the model's limit if that is less.
         stride: tokens from one window to the next, of which the last `stride` count; None: `context`.
         batch: windows per forward pass.
         seed: draws calibration windows and rows, and the tokens that are masked.
@@ -71,6 +77,7 @@ class ModelEvaluator:
         images: np.ndarray | None = None,
         windows: int = 16,
         context: int | None = None,
+        default_context: int = DEFAULT_CONTEXT,
         stride: int | None = None,
         batch: int = 1,
         seed: int = 0,
@@ -106,37 +113,99 @@ class ModelEvaluator:
         self.activations, self._state, self._progress = ACTIVATIONS[activations], state, progress
         self._edges = edge_layers, edge_format
         with_edges(load_recipe("fp32"), self.skeleton, *self._edges)
-        self._read(text, images, windows, context, stride, calibration, calibration_windows)
+        self._calibration_windows = calibration_windows
+        self._read(text, images, windows, context, default_context, stride, calibration)
 
     def _read(
-        self, text: Source, images: np.ndarray | None, windows: int, context: int | None, stride: int | None,
-        calibration: Source, calibration_windows: int,
+        self, text: Source, images: np.ndarray | None, windows: int, context: int | None, default_context: int,
+        stride: int | None, calibration: Source,
     ) -> None:  # fmt: skip
         self.calibration_inputs: Mapping[str, Tensor]
         if self.skeleton.kind is Kind.IMAGE:
             if images is None or text is not None:
                 raise MacloomError("images: must be given for an image classifier, and no text")
             self.text: Windows = image_windows(images)
-            samples = self.text if calibration is None else image_windows(calibration)  # type: ignore[arg-type]
-            self.calibration_text = samples.name, samples.sha256
-            self.calibration_inputs = samples.batch(0, calibration_windows)
+            self._calibrate_on(self.text if calibration is None else calibration)
             return
         if images is not None:
             raise MacloomError(f"images: must not be given for a {self.skeleton.kind}")
-        length = context_for(self.skeleton, context)
+        length = context_for(self.skeleton, context, default_context)
         if stride is not None:
             require_positive_integer("stride", stride)
             if stride > length:
                 raise MacloomError(f"stride: must be at most the context {length}, not {stride}")
-        reader = Reader(self.checkpoint.directory, self.skeleton)
+        self.reader = Reader(self.checkpoint.directory, self.skeleton)
         if isinstance(text, np.ndarray) and calibration is None:
             raise MacloomError("calibration: must be given, as token ids or a text, when the text is token ids")
+        rng = self._calibrate_on(calibration, length)
+        self.text = self.reader.evaluation(text, windows=windows, context=length, stride=stride or length, rng=rng)
+
+    def _calibrate_on(self, source: Source | Windows, length: int = 0) -> np.random.Generator:
+        """Take calibration windows of a text, or the first images; returns what drew them."""
+        self._calibration_source, count = source, self._calibration_windows
         rng = np.random.default_rng(self.seed)
-        name, digest, self.calibration_inputs = reader.calibration(
-            calibration, windows=calibration_windows, context=length, rng=rng
-        )
-        self.calibration_text = name, digest
-        self.text = reader.evaluation(text, windows=windows, context=length, stride=stride or length, rng=rng)
+        if self.skeleton.kind is Kind.IMAGE:
+            samples = source if isinstance(source, Windows) else image_windows(source)  # type: ignore[arg-type]
+            self.calibration_text = samples.name, samples.sha256
+            self.calibration_inputs = samples.batch(0, count)
+        else:
+            assert not isinstance(source, Windows)
+            name, digest, self.calibration_inputs = self.reader.calibration(
+                source, windows=count, context=length, rng=rng
+            )
+            self.calibration_text = name, digest
+        return rng
+
+    def recalibrated(
+        self, calibration: Source = None, windows: int | None = None, seed: int | None = None
+    ) -> ModelEvaluator:
+        """Return an evaluator of the same model and text that calibrates on other data; see `Studied`."""
+        other = copy.copy(self)
+        other.seed = self.seed if seed is None else seed
+        other._calibration_windows = self._calibration_windows if windows is None else windows
+        require_positive_integer("calibration_windows", other._calibration_windows)
+        other._calibrate_on(self._calibration_source if calibration is None else calibration, self.text.length)
+        return other
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(
+            model=self.skeleton.name, model_sha256=self.checkpoint.sha256, text=self.text.name,
+            text_sha256=self.text.sha256, windows=len(self.text), context=self.text.length, seed=self.seed,
+            calibration_text=self.calibration_text[0], calibration_sha256=self.calibration_text[1],
+            unit="image" if self.skeleton.kind is Kind.IMAGE else "token",
+        )  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "config": dict(self.checkpoint.config), "stride": self.text.stride, "batch": self.batch,
+            "calibration_windows": len(next(iter(self.calibration_inputs.values()))), "scales": str(self.scales),
+            "rope": str(self.rope), "activations": str(self.activations),
+        }  # fmt: skip
+
+    @property
+    def operands(self) -> dict[str, frozenset[str]]:
+        return {op: roles for part in self._listed for op, roles in part.items()}
+
+    @cached_property
+    def _listed(self) -> list[dict[str, frozenset[str]]]:
+        return list_operands(self._setting())
+
+    def resolved(self, recipe: Recipe | str | Path) -> Recipe:
+        """Return a recipe as this model runs it: the head under its own name, and the blocks at both ends."""
+        return with_edges(bound(load_recipe(recipe), self.skeleton.head), self.skeleton, *self._edges)
+
+    def in_memory(self, recipe: Recipe | str | Path | None) -> TextModel:
+        """Return the model wholly in memory; see `Studied`."""
+        from macloom.workloads.hf.resident import ResidentModel
+
+        return ResidentModel(self, recipe)
+
+    def map_sums(self, request: MapRequest, journal: Journal, progress: Progress | None = None) -> MapSums:
+        """Run the cells of a sensitivity map, see `Studied`."""
+        parts = {op: number for number, part in enumerate(self._listed) for op in part}
+        return StreamedMap(self._setting(), request, parts, journal, progress)()
 
     def run(
         self, recipe: Recipe | str | Path, *, accumulator: str | None = None, each: EachWindow | None = None
@@ -151,8 +220,7 @@ class ModelEvaluator:
             MacloomError: an unknown recipe, formats that its accumulator cannot take, weights that are damaged, or
                 an unquantized model whose logits are not finite.
         """
-        resolved = bound(load_recipe(recipe).with_accumulator(accumulator), self.skeleton.head)
-        resolved = with_edges(resolved, self.skeleton, *self._edges)
+        resolved = self.resolved(load_recipe(recipe).with_accumulator(accumulator))
         state = StateDirectory(self._state, self._identity(resolved)) if self._state is not None else None
         done, scorer = StreamedRun(self._setting(), resolved, state, each)()
         return ModelAccuracy(
@@ -183,6 +251,7 @@ class ModelEvaluator:
             sqnr_windows=min(self.batch, len(self.text)),
             floating=tuple(done.floating),
             searches=tuple(done.searches),
+            documents=self.text.documents,
         )
 
     def _setting(self) -> Setting:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from macloom.errors import MacloomError
 from macloom.workloads.ops import Role
-from macloom.workloads.quantized import GemmArithmetic, Operand, QuantizedArithmetic, RecordingArithmetic
+from macloom.workloads.quantized import GemmArithmetic, Operand, RecordingArithmetic
 
 UNREACHED_ROWS = 16
 """Tokens that calibrate an expert which no calibration token is routed to."""
@@ -66,10 +66,7 @@ class Route:
             return keys
         if self.calibrating:
             self.stored.setdefault(op, []).append(keys.clone())
-        if isinstance(self.arithmetic, QuantizedArithmetic):
-            planned = self.arithmetic.plan[op, "stored_key"]
-            return planned.format.quantize(keys.contiguous(), scale=planned.scale, clip=planned.choice.clip)
-        return keys
+        return self.arithmetic.stored(op, keys)
 
     def reach(self, expert: str, tokens: Tensor) -> None:
         """Note which tokens reach an expert."""

@@ -19,10 +19,15 @@ def bound(recipe: Recipe, head: str | None) -> Recipe:
     >>> from macloom.workloads.recipe import load_recipe
     >>> [pattern for pattern, _ in bound(load_recipe("int4"), "classifier").overrides]
     ['lm_head', 'classifier']
+    >>> once = bound(load_recipe("int4"), "classifier")
+    >>> bound(once, "classifier") == once
+    True
     """
     if head is None or head.rpartition(".")[2] == HEAD:
         return recipe
     added = tuple((head, fmt) for pattern, fmt in recipe.overrides if pattern == HEAD)
+    if added and added[0] in recipe.overrides:
+        return recipe
     return replace(recipe, overrides=recipe.overrides + added)
 
 
@@ -41,4 +46,6 @@ def with_edges(recipe: Recipe, skeleton: Skeleton, count: int, fmt: str) -> Reci
         )
     names = skeleton.layers[:count] + skeleton.layers[blocks - count :]
     added = tuple((f"{name}.*", get_format(fmt)) for name in names)
+    if recipe.overrides[: len(added)] == added:
+        return recipe
     return replace(recipe, overrides=added + recipe.overrides)

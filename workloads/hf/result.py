@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from macloom import __version__
 from macloom.workloads.recipe import Recipe
 from macloom.workloads.scoring import WindowScores, perplexity_of
@@ -26,7 +28,7 @@ class ModelAccuracy:
     own path, on the first batch. `blocks_skipped_perplexity` is that of the model without its blocks;
     `collapsed` says that perplexity is within 0.1 nats of it, or of guessing uniformly, or worse: such a cell is
     not to be ranked. `floating` names products that stayed in float32, if any did, and `searches` how every
-    operand was scaled.
+    operand was scaled. `documents` has the number of the document in which each window begins.
     """
 
     model: str
@@ -56,6 +58,7 @@ class ModelAccuracy:
     sqnr_windows: int
     floating: tuple[str, ...]
     searches: tuple[Mapping[str, Any], ...] = field(repr=False)
+    documents: np.ndarray | None = field(default=None, repr=False)
     version: str = __version__
 
     def _mean(self, name: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from macloom.errors import MacloomError, require_positive_integer
+from macloom.workloads.bootstrap import document_ends
 from macloom.workloads.hf.skeleton import Kind, Skeleton, require_transformers
-from macloom.workloads.lm.data import Text, stdlib_text, text_from_file
+from macloom.workloads.lm.data import SEPARATOR, Text, stdlib_text, text_from_file
 
 MASKED_SHARE = 0.15  # of the tokens that a masked language model predicts, as in its training (Devlin et al. 2019)
 BYTES_PER_TOKEN = 16  # of text read for each token of a calibration window, so that it surely fills it
@@ -34,6 +35,7 @@ class Windows:
         scored: (windows, T), the positions that count.
         bytes: UTF-8 bytes of the scored tokens of each window; None where unknown.
         stride: tokens from one window to the next.
+        documents: the number of the document in which each window begins; None where unknown.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Windows:
     scored: Tensor
     bytes: np.ndarray | None
     stride: int
+    documents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scored)
@@ -97,9 +100,13 @@ class Reader:
             self._tokenizer = tokenizer
         return self._tokenizer
 
-    def encode(self, text: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the token ids of a text and, where the tokenizer says so, the UTF-8 bytes that each stands for."""
-        causal = self._skeleton.kind is Kind.CAUSAL
+    def encode(self, text: str, special: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the token ids of a text and, where the tokenizer says so, the UTF-8 bytes that each stands for.
+
+        Args:
+            special: put the tokenizer's special tokens around the text of a causal model.
+        """
+        causal = special and self._skeleton.kind is Kind.CAUSAL
         fast = bool(getattr(self.tokenizer, "is_fast", False))
         found = self.tokenizer(text, add_special_tokens=causal, return_offsets_mapping=fast, verbose=False)
         ids = np.asarray(found["input_ids"], np.int64)
@@ -122,7 +129,7 @@ class Reader:
         Raises:
             MacloomError: a text shorter than one window, or a token that the model does not have.
         """
-        name, digest, tokens, lengths = self._tokens(source)
+        name, digest, tokens, lengths, ends = self._tokens(source)
         causal = self._skeleton.kind is Kind.CAUSAL
         length = context + 1 if causal else context
         available = (len(tokens) - length) // stride + 1 if len(tokens) >= length else 0
@@ -136,14 +143,18 @@ class Reader:
         cut = np.stack([tokens[s : s + length] for s in starts])
         sizes = None if lengths is None else np.stack([lengths[s : s + length] for s in starts])
         make = self._causal if causal else self._masked
-        return make(name, digest, cut, sizes, stride, rng)
+        made = make(name, digest, cut, sizes, stride, rng)
+        if lengths is None:
+            return made
+        first = (np.cumsum(lengths) - lengths)[starts]  # of the bytes of each window
+        return replace(made, documents=np.searchsorted(ends, first, side="right"))
 
     def calibration(
         self, source: Source, *, windows: int, context: int, rng: np.random.Generator
     ) -> tuple[str, str, Mapping[str, Tensor]]:
         """Return name, hash and inputs of windows drawn at random from a text."""
         if isinstance(source, np.ndarray):
-            name, digest, tokens, _ = self._tokens(source)
+            name, digest, tokens, *_ = self._tokens(source)
             if len(tokens) < context:
                 raise _short(name, context, len(tokens), "tokens")
             starts = rng.integers(0, len(tokens) - context + 1, windows)
@@ -160,7 +171,9 @@ class Reader:
         extra = cut[:, :1] if self._skeleton.kind is Kind.CAUSAL else cut[:, :0]
         return name, digest, made(name, digest, np.concatenate([cut, extra], 1), None, context, rng).inputs
 
-    def _tokens(self, source: Source) -> tuple[str, str, np.ndarray, np.ndarray | None]:
+    def _tokens(self, source: Source) -> tuple[str, str, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Return name, hash, tokens, the bytes of each where they are known, and where documents end, in bytes."""
+        ends = np.zeros(0, np.int64)
         if isinstance(source, np.ndarray):
             if source.ndim != 1 or not np.issubdtype(source.dtype, np.integer):
                 raise MacloomError(
@@ -171,12 +184,14 @@ class Reader:
         else:
             text = _text(source, "held-out")
             name, digest = text.name, text.sha256
-            tokens, lengths = self.encode(text.data.decode(errors="replace"))
+            characters = text.data.decode(errors="replace") if source is None else _characters(text)
+            tokens, lengths = self.encode(characters)
+            ends = document_ends(text.data, SEPARATOR)
         limit = self._skeleton.vocabulary
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < limit:
             bad = int(tokens[(tokens < 0) | (tokens >= limit)][0])
             raise MacloomError(f"text {name!r}: every token must be in [0, {limit}), as the embedding has, not {bad}")
-        return name, digest, tokens, lengths
+        return name, digest, tokens, lengths, ends
 
     def _causal(
         self, name: str, digest: str, cut: np.ndarray, sizes: np.ndarray | None, stride: int, rng: Any
@@ -233,15 +248,15 @@ def image_windows(images: np.ndarray) -> Windows:
     )  # fmt: skip
 
 
-def context_for(skeleton: Skeleton, context: int | None) -> int:
-    """Return the context to use: the given one, or 2048 tokens, or the model's limit if that is less.
+def context_for(skeleton: Skeleton, context: int | None, default: int = DEFAULT_CONTEXT) -> int:
+    """Return the context to use: the given one, or `default` tokens, or the model's limit if that is less.
 
     Raises:
         MacloomError: not a positive integer, or more than the model has positions for.
     """
     limit = skeleton.positions
     if context is None:
-        return min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
+        return min(default, limit or default)
     require_positive_integer("context", context)
     if limit is not None and context > limit:
         raise MacloomError(f"context: must be at most {limit}, the model's limit, not {context}")
@@ -252,6 +267,15 @@ def _text(source: Text | str | Path | None, split: str) -> Text:
     if isinstance(source, Text):
         return source
     return stdlib_text(split) if source is None else text_from_file(source)
+
+
+def _characters(text: Text) -> str:
+    try:
+        return text.data.decode()
+    except UnicodeDecodeError as error:
+        raise MacloomError(
+            f"text {text.name!r}: must be UTF-8 for a tokenizer, but byte {error.start} is not; convert the file"
+        ) from None
 
 
 def _short(name: str, wanted: int, got: int, what: str) -> MacloomError:

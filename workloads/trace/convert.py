@@ -49,7 +49,7 @@ class Converter:
         self.nodes, self.causal, self.decode = nodes, causal, decode
         self.requests, self.past, self.tokens = requests, past, tokens
         self.routing, self.leaves = routing, leaves
-        self.experts = 0
+        self.experts = self.experts_per_token = 0
         self._results: list[Result] = []
         self._drafts: list[Draft] = []
         self._counts: dict[str, int] = defaultdict(int)
@@ -232,7 +232,7 @@ class Converter:
             raise MacloomError(
                 f"trace: experts in {node.module} must get a multiple of the {self.tokens} tokens, not {rows} rows"
             )
-        self.experts = experts
+        self.experts, self.experts_per_token = experts, rows // self.tokens
         groups = expert_groups(expert_rows(self.tokens, rows // self.tokens, experts, self.routing))
         name, reads = self._weight_name(node, w), self._read(x)
         return tuple(

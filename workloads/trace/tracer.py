@@ -146,6 +146,8 @@ def trace_model(
     if not ops:
         raise MacloomError(f"trace: {name} computes nothing that was seen")
     cache = _cache_of(result)
+    spread = {"experts": converter.experts, "experts_per_token": converter.experts_per_token}
+    details = _details(traced, tokens, past, batch, source, phase, last, routing if converter.experts else None)
     return Workload(
         name=name,
         phase=phase,
@@ -153,7 +155,7 @@ def trace_model(
         parameters=sum(p.numel() for p in traced.model.parameters()),
         kv_elements=_cache_elements(cache) if cache is not None else 0,
         tokens=batch if traced.kind == IMAGE else rows,
-        details=_details(traced, tokens, past, batch, source, phase, last, routing if converter.experts else None),
+        details=details | (spread if converter.experts else {}),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from macloom._files import write_atomically
 from macloom.cli import harness, intervals, own_model
 from macloom.cli.console import Console, jsonable
+from macloom.cli.operations import note_unmatched
 from macloom.errors import MacloomError
 from macloom.workloads import Recipe, load_recipe
 
@@ -36,9 +37,12 @@ def run(options: Namespace, console: Console) -> None:
 
         accuracy = evaluate(model, recipe, progress=progress, **given, **further)
     result = accuracy.to_dict()
-    found = intervals.intervals(accuracy.by_window, options, accuracy.context, console.seed)
+    unmatched = recipe.unmatched(accuracy.sqnr_db)
+    note_unmatched(console, recipe, unmatched, model)
+    result |= {"unmatched_overrides": list(unmatched)} if unmatched else {}
+    found = intervals.intervals(accuracy, options, console.seed)
     result |= {"bootstrap": found} if found else {}
-    tasks = harness.tasks(model, recipe, options, console.seed)
+    tasks = harness.tasks(model, recipe, options, further, console)
     result |= {"lm_eval": tasks} if tasks else {}
     if options.out:
         write_atomically(options.out, _json(result))

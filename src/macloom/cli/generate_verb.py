@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from macloom._files import write_atomically
 from macloom.cli.console import Console, jsonable
+from macloom.cli.own_model import arguments
 from macloom.cli.text_options import names
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def run(options: Namespace, console: Console) -> None:
 
         found = generate(
             options.model, names(options.recipes), options.prompt, options.tokens,
-            temperature=options.temperature, seed=console.seed, progress=progress,
+            temperature=options.temperature, seed=console.seed, progress=progress, context=options.context,
+            **arguments(options),
         )  # fmt: skip
     if options.out:
         text = json.dumps(jsonable(found.to_dict()), indent=1, allow_nan=False) + "\n"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
+from macloom.cli.console import Console
 from macloom.cli.text_options import names
 from macloom.errors import MacloomError
 from macloom.workloads import Recipe
+
+NOT_OF_TASKS = ("images", "stride", "state")
+"""What concerns the evaluation on the text only."""
 
 
 def check(options: Namespace) -> None:
@@ -22,23 +26,31 @@ def check(options: Namespace) -> None:
         raise MacloomError("--lm-eval: needs the package lm_eval; pip install lm_eval")
 
 
-def tasks(model: str, recipe: Recipe, options: Namespace, seed: int) -> dict[str, Any] | None:
-    """Return the metrics of every task in the recipe and unquantized; None where no task is asked for."""
+def tasks(
+    model: str, recipe: Recipe, options: Namespace, further: dict[str, Any], console: Console
+) -> dict[str, Any] | None:
+    """Return the metrics of every task in the recipe and unquantized; None where no task is asked for.
+
+    Args:
+        further: the arguments of `macloom.evaluate` that concern a user's own model.
+    """
     if options.lm_eval is None:
         return None
-    from macloom.workloads import Evaluator
     from macloom.workloads.lm_eval_adapter import run_tasks
+    from macloom.workloads.studied import studied
 
-    context = {} if options.context is None else {"context": options.context}
-    evaluator = Evaluator(model, windows=1, seed=seed, **context)
+    given = {name: value for name, value in further.items() if name not in NOT_OF_TASKS}
+    subject = studied(model, windows=1, context=options.context, with_text=False, seed=console.seed, **given)
     wanted = names(options.lm_eval)
     runs = {recipe.name: recipe, "unquantized": None}
-    return {
-        name: run_tasks(
-            evaluator, run, wanted, include=options.lm_eval_path, limit=options.lm_eval_limit, seed=seed
-        )
-        for name, run in runs.items()
-    }  # fmt: skip
+    found = {}
+    for name, run in runs.items():
+        with console.progress(f"{model} in {name}") as progress:
+            found[name] = run_tasks(
+                subject, run, wanted, include=options.lm_eval_path, limit=options.lm_eval_limit, seed=console.seed,
+                progress=progress,
+            )  # fmt: skip
+    return found
 
 
 def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:

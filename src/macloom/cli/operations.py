@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from macloom.cli.console import Console
 
 if TYPE_CHECKING:
-    from macloom.workloads import Workload
+    from macloom.workloads import Recipe, Workload
+
+
+def note_unmatched(console: Console, recipe: Recipe, patterns: Sequence[str], model: str) -> None:
+    """Say on stderr which overrides of a recipe match no operation, for one of them may be mistyped."""
+    for pattern in patterns:
+        console.note(
+            f"{recipe.name}: overrides[{pattern!r}] matches no operation of {model}; `--json` lists their names"
+        )
 
 
 def show_workload(workload: Workload, console: Console) -> None:

@@ -1,30 +1,30 @@
-"""What `macloom evaluate` asks and shows besides when the model is a user's own."""
+"""What verbs ask and `macloom evaluate` shows besides when the model is a user's own."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from typing import Any
 
+from macloom.cli.own_options import CALIBRATION, OPTIONS
 from macloom.errors import MacloomError
-
-CALIBRATION = ("calibration", "calibration_windows")
-OPTIONS = ("stride", "batch", "scales", "rope", "edge_layers", "edge_format", "activations", "images", "state")
 
 
 def arguments(options: Namespace) -> dict[str, Any]:
-    """Return the arguments of `macloom.evaluate` that were given; images are read.
+    """Return the options of a user's own model that were given, as keywords of an evaluation; images are read.
 
     Raises:
         MacloomError: an option that does not go with --accumulator-sweep, or a file of images that cannot be read.
     """
-    given = {name: getattr(options, name) for name in (*CALIBRATION, *OPTIONS) if getattr(options, name) is not None}
-    if options.accumulator_sweep is not None:
+    names = (*CALIBRATION, *OPTIONS, "state")
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if getattr(options, "accumulator_sweep", None) is not None:
         for name in given:
             raise MacloomError(f"--{name.replace('_', '-')}: must not be given with --accumulator-sweep")
     if "images" in given:
         from macloom.cli.quantize_verb import load_array
 
-        given["images"] = load_array(given["images"])
+        for name in {"images", "calibration"} & given.keys():
+            given[name] = load_array(given[name])
     return given
 
 

@@ -12,6 +12,9 @@ from macloom.errors import MacloomError
 
 if TYPE_CHECKING:
     from macloom.explore.mixed_precision.result import PrecisionSearch
+    from macloom.workloads.studied import Studied
+
+WINDOWS = 16
 
 
 def run(options: Namespace, console: Console) -> None:
@@ -34,11 +37,15 @@ def run(options: Namespace, console: Console) -> None:
     with console.progress(f"precision of {options.model}") as progress:
         from macloom.explore.mixed_precision.search import search_precision
 
-        evaluator, probe = _evaluators(options.model, given(options, console))
+        chosen = given(options, console)
+        chosen.pop("batch", None)  # that of the workload
+        state = chosen.pop("state", None)
+        evaluator, probe = _evaluators(options.model, chosen)
         found = search_precision(
             evaluator, workload, formats, accelerator, cost=options.cost, loss=options.loss,
             methods=names(options.method), budget=options.budget, points=options.points, by=options.by,
-            base=options.recipe, probe=probe, seed=console.seed, progress=progress,
+            base=options.recipe, probe=probe, seed=console.seed, state=state,
+            progress=progress,
         )  # fmt: skip
     if options.out:
         from macloom.explore.files import write_together
@@ -53,19 +60,21 @@ def run(options: Namespace, console: Console) -> None:
     console.emit(found.to_dict(), lambda: _show(found))
 
 
-def _evaluators(model: str, given: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the model on the text, and on the training text, where sensitivities are measured."""
-    from macloom.workloads.lm.checkpoint import is_byte_llama
-    from macloom.workloads.lm.data import stdlib_text
+def _evaluators(model: str, given: dict[str, Any]) -> tuple[Studied, Studied]:
+    """Return the model on the text, and on what it is calibrated on, where sensitivities are measured.
 
-    if is_byte_llama(model):
-        from macloom.workloads import Evaluator
+    Images that come without others to calibrate on serve for both.
+    """
+    from macloom.workloads.lm.data import load_text, stdlib_text
+    from macloom.workloads.studied import studied
 
-        evaluator = Evaluator(model, **given)
-        return evaluator, Evaluator(evaluator.model, **{**given, "text": evaluator.calibration_text})
-    from macloom.workloads.hf.evaluator import ModelEvaluator
-
-    return ModelEvaluator(model, **given), ModelEvaluator(model, **{**given, "text": stdlib_text("train")})
+    windows = given.pop("windows", WINDOWS)
+    evaluator = studied(model, windows=windows, **given)
+    other = given.get("calibration")
+    if "images" in given:
+        return evaluator, evaluator if other is None else studied(model, windows=windows, **{**given, "images": other})
+    text = stdlib_text("train") if other is None else load_text(other)
+    return evaluator, studied(model, windows=windows, **{**given, "text": text})
 
 
 def _files(found: PrecisionSearch) -> dict[str, str]:

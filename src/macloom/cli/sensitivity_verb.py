@@ -49,12 +49,14 @@ def _show(found: SensitivityMap, console: Console) -> None:
     from macloom.explore.sensitivity_table import sensitivity_table
     from macloom.explore.text_table import print_table
 
-    console.lines(
-        [
-            ("model", found.model),
-            ("text", f"{found.text}, {found.windows} windows of {found.context} tokens"),
-            ("perplexity per token", f"{found.reference_perplexity:.4f} unquantized"),
+    lines: list[tuple[str, object]] = [("model", found.model)]
+    if found.unit == "image":
+        lines.append(("images", found.windows))
+    else:
+        lines += [
+            ("text", f"{found.text}, {found.windows} windows of {found.context} {found.unit}s"),
+            (f"perplexity per {found.unit}", f"{found.reference_perplexity:.4f} unquantized"),
         ]
-    )
+    console.lines(lines)
     print()
     print_table(sensitivity_table(found))

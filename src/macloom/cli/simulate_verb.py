@@ -12,10 +12,11 @@ from macloom import __version__
 from macloom.arch import load_accelerator
 from macloom.cli import scalesim
 from macloom.cli.console import Console, jsonable
+from macloom.cli.operations import note_unmatched
 from macloom.errors import MacloomError
 from macloom.units import format_quantity
 from macloom.workloads import load_recipe, load_workload
-from macloom.workloads.by_layer import for_recipe
+from macloom.workloads.by_layer import for_recipe, unmatched
 from macloom.workloads.routing import load_routing
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def run(options: Namespace, console: Console) -> None:
     )
     accelerator = load_accelerator(options.accelerator)
     recipe = load_recipe(options.recipe)
+    idle = unmatched(workload, recipe)
+    note_unmatched(console, recipe, idle, workload.name)
     workload = for_recipe(workload, recipe)  # layer by layer where the recipe tells layers apart
     with console.working(f"simulating {workload.name} in {recipe.name} on {accelerator.name}"):
         result = simulate(
@@ -73,6 +76,7 @@ def run(options: Namespace, console: Console) -> None:
     if options.save_mapping:
         console.note(f"wrote {mapping_of(result).save(options.save_mapping)}")
     data = {**result.to_dict(), "seed": console.seed, "version": __version__}
+    data |= {"unmatched_overrides": list(idle)} if idle else {}
     if options.out:
         configuration = {
             "version": __version__,

@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 from macloom.cli.console import Console
+from macloom.cli.own_model import arguments
 
 
 def names(text: str) -> list[str]:
@@ -24,6 +25,6 @@ def names(text: str) -> list[str]:
 
 
 def given(options: Namespace, console: Console) -> dict[str, Any]:
-    """Return the text, windows, context and seed that the user gave, as keywords of an evaluation."""
+    """Return the text, windows, context, seed and own model's options that the user gave, as keywords of a study."""
     chosen = {name: getattr(options, name) for name in ("windows", "context") if getattr(options, name) is not None}
-    return {**chosen, "text": options.text, "seed": console.seed}
+    return {**chosen, "text": options.text, "seed": console.seed, **arguments(options)}

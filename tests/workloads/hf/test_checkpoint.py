@@ -187,6 +187,14 @@ def test_images(directory: Directory, sentences: Text) -> None:
             ModelEvaluator(path, images=wrong)  # type: ignore[arg-type]
     with pytest.raises(MacloomError, match="images: must be at least one image of finite numbers"):
         ModelEvaluator(path, images=np.full((1, 3, 16, 16), np.nan))
+    with pytest.raises(MacloomError, match=r"refuses pixel_values \(1, 3, 8, 8\): Input image size"):
+        ModelEvaluator(path, images=np.zeros((1, 3, 8, 8), np.float32), calibration_windows=1).run("int8")
+
+
+def test_a_text_for_a_tokenizer_must_be_utf8(directory: Directory, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 99)
+    with pytest.raises(MacloomError, match="text 'latin.txt': must be UTF-8 for a tokenizer, but byte 3 is not"):
+        ModelEvaluator(directory("llama"), tmp_path / "latin.txt", context=8)
 
 
 def test_without_transformers(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
