@@ -118,10 +118,37 @@ def test_unknown_target_unit_raises(call):
         (987.6, "J", 1, "1 kJ"),
         (123.0, "J", 1, "100 J"),
         (1.5, "bit", None, "1.5 bit"),
+        (1413120 * 1024, "B", 3, "1.35 GiB"),
+        (1536 * 1024, "B", 3, "1.5 MiB"),
+        (1536 * 1024, "B", None, "1536 KiB"),
+        (1023 * 1024, "B", 3, "0.999 MiB"),
+        (440 * 2**20, "B", 3, "440 MiB"),
     ],
 )
 def test_numbers_read_well(value, unit, digits, text):
     assert format_quantity(value, unit, digits) == text
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1.5e10, "14 GiB"),
+        (9.75e9, "9.08 GiB"),
+        (1023.9996 * 2**20, "1 GiB"),
+        (12.5, "12.5 B"),
+    ],
+)
+def test_sizes_in_a_row_have_one_base(value, text):
+    assert format_quantity(value, "B", binary=True) == text
+
+
+@given(st.integers(1, 2**63), st.sampled_from([True, False, None]))
+def test_a_size_has_at_most_three_digits_before_the_point(value, binary):
+    number = format_quantity(value, "B", binary=binary).partition(" ")[0]
+    assert "e" not in number
+    assert len(number.partition(".")[0]) <= 3
 
 
 def test_formatting_refuses_what_is_no_quantity():

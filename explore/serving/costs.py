@@ -1,15 +1,16 @@
 """What one iteration of a server costs, from the simulator's operations.
 
-A transformer's operations fall into three groups. Those of the tokens (projections, norms, MLP) depend on how many
-tokens an iteration has, whatever requests they belong to; the head on how many requests want a next token; attention
-belongs to a request, its new tokens and the keys that they see. Operations run one after another, so an iteration
-costs the sum. Costs of sizes between simulated ones lie on straight lines.
+The operations of a decoder fall into three groups. Those of the tokens (projections, norms, MLP) depend on how many
+tokens an iteration has, whatever requests they belong to; the head on how many requests want a next token; the rest,
+such as attention, belongs to a request, its new tokens and what its cache holds. Operations run one after another,
+so an iteration costs the sum. Costs of sizes between simulated ones lie on straight lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,38 +20,55 @@ from numpy.typing import NDArray
 
 from macloom.arch import Accelerator
 from macloom.errors import MacloomError, require_positive_integer
+from macloom.explore.serving.passes import Passes, passes_of
+from macloom.explore.serving.shapes import ends_of, key_of
 from macloom.sim import simulate
-from macloom.workloads import Recipe, Workload, load_workload
-from macloom.workloads.ops import Gemm, Op, Role
+from macloom.workloads import Recipe, Workload
+from macloom.workloads.ops import Op
 
 Costs = NDArray[np.float64]
 """Seconds and joules on the last axis."""
 
+SAMPLE = 5
+"""Tokens of the passes that are compared to tell the groups."""
 
-def attention_ops(workload: Workload) -> tuple[Op, ...]:
-    """Return the operations that belong to one request: products with keys and values, and what lies between.
 
-    >>> workload = load_workload("tiny", phase="decode", context=4)
-    >>> [op.name for op in attention_ops(workload)]
-    ['self_attn.scores', 'self_attn.softmax', 'self_attn.values']
-    """
-    found: list[Op] = []
-    between: list[Op] | None = None
+class Group(StrEnum):
+    """What an operation depends on: tokens, requests that want a token, or one request."""
+
+    TOKENS = "tokens"
+    HEAD = "head"
+    REQUEST = "request"
+
+
+def _by_key(workload: Workload) -> dict[str, list[Op]]:
+    found: dict[str, list[Op]] = {}
     for op in workload.ops:
-        if isinstance(op, Gemm) and op.b is Role.KV:
-            found += [*(between or ()), op]
-            between = [] if between is None else None
-        elif between is not None:
-            between.append(op)
-    if not found or between is not None:
-        raise MacloomError(f"serve: {workload.name} must have attention with a cache of keys and values")
-    return tuple(found)
+        found.setdefault(key_of(op.name), []).append(replace(op, name="", reads=()))
+    return found
 
 
-def head_ops(model: str | Path, **options: Any) -> frozenset[str]:
-    """Return the names of the operations that only tokens with a successor need."""
-    every, last = (load_workload(model, sequence=2, head_tokens=which, **options) for which in ("all", "last"))
-    return frozenset(a.name for a, b in zip(every.ops, last.ops, strict=True) if a != b)
+def groups_of(passes: Passes) -> Mapping[str, Group]:
+    """Return the group of every operation, by its name without numbers.
+
+    Those of the tokens are the same for a prompt and for as many requests with one token each; those of the head
+    are others when only last tokens have logits.
+
+    >>> found = groups_of(passes_of("tiny"))
+    >>> [name for name, group in found.items() if group is Group.REQUEST]
+    ['self_attn.scores', 'self_attn.softmax', 'self_attn.values']
+    >>> [name for name, group in found.items() if group is Group.HEAD]
+    ['lm_head']
+    """
+    steps = _by_key(passes.decode(2, SAMPLE))
+    every, last = (_by_key(passes.chunk(SAMPLE, 0, head)) for head in ("all", "last"))
+    found = {}
+    for key in {**every, **steps}:
+        if every.get(key) != last.get(key):
+            found[key] = Group.HEAD
+        else:
+            found[key] = Group.TOKENS if every.get(key) == steps.get(key) else Group.REQUEST
+    return found
 
 
 def nodes(longest: int, per_octave: int | None) -> tuple[int, ...]:
@@ -87,7 +105,7 @@ class StepCosts:
     """The costs of the parts of an iteration; each size is simulated when it is first needed.
 
     Attributes:
-        model: what `load_workload` takes; it must have a decode phase.
+        model: what `passes_of` takes, or its passes.
         accelerator, recipe: the machine and the formats.
         longest: the longest context that will be asked for.
         per_octave: steps between a number and its double (`bracket`); None simulates every size.
@@ -95,7 +113,7 @@ class StepCosts:
         options: of `simulate`, such as `dataflow`; without `prefetch` and `residency`, which join operations.
     """
 
-    model: str | Path
+    model: str | Path | Passes
     accelerator: Accelerator
     recipe: Recipe
     longest: int
@@ -113,22 +131,27 @@ class StepCosts:
                 raise MacloomError(f"serve.{name}: must be left out; it joins operations that a server may separate")
 
     @cached_property
-    def _attention(self) -> frozenset[str]:
-        return frozenset(op.name for op in attention_ops(self.decode(1, 1)))
+    def passes(self) -> Passes:
+        return passes_of(self.model, self.longest, **self.workload_options)
 
     @cached_property
-    def _head(self) -> frozenset[str]:
-        return head_ops(self.model, **self.workload_options)
+    def _groups(self) -> Mapping[str, Group]:
+        return groups_of(self.passes)
 
-    def decode(self, context: int, batch: int) -> Workload:
-        return load_workload(self.model, phase="decode", context=context, batch=batch, **self.workload_options)
+    def group(self, op: Op) -> Group:
+        """Return what an operation depends on; where layers differ they are part of its name, in front."""
+        names = ends_of(key_of(op.name))
+        return next((self._groups[name] for name in names if name in self._groups), Group.REQUEST)
 
-    def chunk(self, tokens: int, history: int) -> Workload:
-        """Return the prefill of `tokens` tokens after `history` earlier ones."""
-        return load_workload(self.model, sequence=tokens, past=history, head_tokens="last", **self.workload_options)
+    def part(self, workload: Workload, group: Group) -> tuple[Op, ...]:
+        """Return the operations of a pass that belong to a group."""
+        return tuple(op for op in workload.ops if self.group(op) is group)
 
-    def _price(self, workload: Workload, ops: Iterable[Op]) -> Costs:
-        result = simulate(replace(workload, ops=tuple(ops)), self.accelerator, self.recipe, **self.options)
+    def _price(self, workload: Workload, group: Group) -> Costs:
+        ops = self.part(workload, group)
+        if not ops:
+            return np.zeros(2)
+        result = simulate(replace(workload, ops=ops), self.accelerator, self.recipe, **self.options)
         return np.array([result.seconds, result.energy_j])
 
     def _at(self, key: tuple[Any, ...], price: Callable[[], Costs]) -> Costs:
@@ -137,12 +160,10 @@ class StepCosts:
         return self._memo[key]
 
     def tokens(self, count: int) -> Costs:
-        """Return the cost of all operations of `count` tokens but attention and head."""
+        """Return the cost of the operations that `count` tokens share."""
 
         def price(size: int) -> Costs:
-            workload = self.decode(1, size)
-            own = (op for op in workload.ops if op.name not in self._attention | self._head)
-            return self._at(("tokens", size), lambda: self._price(workload, own))
+            return self._at(("tokens", size), lambda: self._price(self.passes.decode(2, size), Group.TOKENS))
 
         return self._between(count, price)
 
@@ -150,9 +171,7 @@ class StepCosts:
         """Return the cost of the logits of `requests` tokens."""
 
         def price(size: int) -> Costs:
-            workload = self.decode(1, size)
-            own = (op for op in workload.ops if op.name in self._head)
-            return self._at(("head", size), lambda: self._price(workload, own))
+            return self._at(("head", size), lambda: self._price(self.passes.decode(2, size), Group.HEAD))
 
         return self._between(requests, price) if requests else np.zeros(2)
 
@@ -164,14 +183,13 @@ class StepCosts:
         return price(low) * (1 - share) + price(high) * share
 
     def prefill_attention(self, tokens: int, history: int) -> Costs:
-        """Return the cost of the attention of `tokens` tokens of one request that follow `history` others."""
+        """Return the cost of what is a request's own in `tokens` tokens of its prompt that follow `history` others."""
 
         def price(size: int, keys: int) -> Costs:
             # Between simulated sizes a chunk may be longer than the keys of a corner; there it has no history.
             seen = max(size, keys)
             return self._at(
-                ("chunk", size, seen),
-                lambda: self._price(chunk := self.chunk(size, seen - size), attention_ops(chunk)),
+                ("chunk", size, seen), lambda: self._price(self.passes.chunk(size, seen - size), Group.REQUEST)
             )
 
         def at(keys: int) -> Costs:
@@ -184,10 +202,7 @@ class StepCosts:
     @cached_property
     def _decode_table(self) -> tuple[NDArray[np.int64], Costs]:
         sizes = nodes(self.longest, self.per_octave)
-        prices = []
-        for context in sizes:
-            workload = self.decode(context, 1)
-            prices.append(self._price(workload, attention_ops(workload)))
+        prices = [self._price(self.passes.decode(context, 1), Group.REQUEST) for context in sizes]
         return np.array(sizes), np.array(prices)
 
     def decode_attention(self, contexts: NDArray[np.int64]) -> Costs:

@@ -22,7 +22,6 @@ from macloom.arch import Accelerator, load_accelerator
 from macloom.errors import MacloomError, unknown
 from macloom.explore.files import write_together
 from macloom.explore.serving.costs import StepCosts, nodes
-from macloom.explore.serving.memory import longest_context
 from macloom.sim import Result, simulate
 from macloom.workloads import Recipe, load_recipe, load_workload
 from macloom.workloads.config import decoder_config, find_config, read_json
@@ -187,7 +186,7 @@ def bundle(
         )
         sequences.append(("sampler", tokens, _digits(_microseconds(sampled, ("sampler",)))))
 
-    longest = min(longest_context(model), grid.context + grid.tokens)
+    longest = min(config.max_positions, grid.context + grid.tokens)
     costs = StepCosts(
         model=model, accelerator=accelerator, recipe=recipe, longest=longest, per_octave=None, options=options
     )
@@ -224,11 +223,14 @@ def bundle(
 
 
 def _cluster(name: str, hardware: str, accelerator: Accelerator, memory_bits: int) -> dict[str, Any]:
-    """Return a cluster of this one accelerator; the host's memory and link are those of its first example."""
-    gigabyte = 8 * 10**9
+    """Return a cluster of this one accelerator; the host's memory and link are those of its first example.
+
+    Its sizes are in GiB (`GB_TO_BYTE` of serving/core/memory_model.py), its bandwidths in 10^9 bytes a second, which
+    it passes to ASTRA-sim as `local-mem-bw`.
+    """
     memory = {
-        "mem_size": memory_bits / gigabyte,
-        "mem_bw": accelerator.dram.bandwidth_bits_per_s / gigabyte,
+        "mem_size": memory_bits / 2**33,
+        "mem_bw": accelerator.dram.bandwidth_bits_per_s / (8 * 10**9),
         "mem_latency": 0,
     }
     instance = {

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from macloom.errors import MacloomError
-from macloom.workloads import Recipe, Workload, load_workload
-from macloom.workloads.config import decoder_config, find_config, read_json
+from macloom.explore.serving.passes import Passes, passes_of
+from macloom.units import format_quantity
+from macloom.workloads import Recipe, Workload
 from macloom.workloads.ops import Gemm, Role
 
 
-def longest_context(model: str | Path) -> int:
-    """Return how many tokens a model's context may have.
+def size_text(bits: float) -> str:
+    """Return a stored size as people write it, in bytes with a binary prefix like all of a server.
 
-    >>> longest_context("opt-6.7b")
-    2048
+    >>> size_text(3.5 * 2**33)
+    '3.5 GiB'
     """
-    return decoder_config(read_json(find_config(model)[1])).max_positions
+    return format_quantity(bits / 8, "B", binary=True)
 
 
 def operand_bits(op: Gemm, recipe: Recipe) -> int:
@@ -28,7 +27,7 @@ def operand_bits(op: Gemm, recipe: Recipe) -> int:
     return fmt.storage_bits((op.batch // op.b_sharing, op.n, op.k)) * op.repeat
 
 
-def weight_bits(model: str | Path, recipe: Recipe, **options: Any) -> int:
+def weight_bits(model: str | Path | Passes, recipe: Recipe, **options: Any) -> int:
     """Return the stored bits of all parameters: matrices in the recipe's formats, the rest in its output format.
 
     The rest are embeddings, norms and biases; a tied embedding is stored once, as the head reads it.
@@ -37,19 +36,42 @@ def weight_bits(model: str | Path, recipe: Recipe, **options: Any) -> int:
     >>> round(weight_bits("llama-2-7b", load_recipe("int8")) / 8 / 2**30, 2)
     6.52
     """
-    workload = load_workload(model, sequence=1, **options)
+    passes = passes_of(model, **options)
+    workload = passes.chunk(1, 0)
     experts = workload.details.get("experts")
     if experts:  # so many tokens that each expert has one
-        workload = load_workload(model, sequence=experts, **options)
+        workload = passes.chunk(experts, 0)
     matrices = [op for op in workload.gemms if op.b is Role.WEIGHT]
     stored = sum(operand_bits(op, recipe) for op in matrices)
     rest = workload.parameters - sum(op.b_elements * op.repeat for op in matrices)
     return stored + (recipe.output.storage_bits((rest,)) if rest > 0 else 0)
 
 
+def state_bits(step: Workload, recipe: Recipe) -> int:
+    """Return the stored bits of what the cache holds at the end of a decoding step.
+
+    Keys and values have the format in which attention reads them. What the cache holds besides, as a state-space
+    model's state, has the output format, as the vector unit writes it. Where layers read the same keys, they are
+    stored once.
+
+    >>> from macloom.workloads import load_recipe, load_workload
+    >>> state_bits(load_workload("mamba-130m", phase="decode", context=9), load_recipe("int4")) // 16
+    737280
+    """
+    keys = [op for op in step.gemms if op.b is Role.KV]
+    bits, elements = (sum(f(op) for op in keys) for f in (lambda o: operand_bits(o, recipe), _stored_elements))
+    if step.kv_elements > elements:
+        return bits + recipe.output.storage_bits((step.kv_elements - elements,))
+    return bits if step.kv_elements == elements else -(-bits * step.kv_elements // elements)
+
+
+def _stored_elements(op: Gemm) -> int:
+    return op.b_elements * op.repeat
+
+
 @dataclass
 class CacheSize:
-    """The stored bits of the keys and values of a request: exact for each length, in whole blocks of tokens.
+    """The stored bits of what the cache holds for a request: exact for each length, in whole blocks of tokens.
 
     >>> from macloom.workloads import load_recipe
     >>> sixteen, four = (CacheSize.of("llama-3-8b", load_recipe(name)) for name in ("fp16", "int4"))
@@ -59,28 +81,21 @@ class CacheSize:
     True
     """
 
-    decode: Callable[[int], Workload]
+    passes: Passes
     recipe: Recipe
     block: int
-    longest: int
     _memo: dict[int, int] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def of(model: str | Path, recipe: Recipe, block: int = 16, **options: Any) -> CacheSize:
-        """Return the cache of a model that `load_workload` knows, by `block` tokens; options are of that function."""
-
-        def decode(context: int) -> Workload:
-            return load_workload(model, phase="decode", context=context, **options)
-
-        return CacheSize(decode=decode, recipe=recipe, block=block, longest=longest_context(model))
+    def of(model: str | Path | Passes, recipe: Recipe, block: int = 16, **options: Any) -> CacheSize:
+        """Return the cache of a model that `passes_of` knows, by `block` tokens; options are of that function."""
+        return CacheSize(passes=passes_of(model, **options), recipe=recipe, block=block)
 
     def bits(self, tokens: int) -> int:
         """Return the bits that `tokens` tokens hold."""
-        whole = -(-tokens // self.block) * self.block
-        held = min(whole, max(tokens, self.longest))
+        held, longest = -(-tokens // self.block) * self.block, self.passes.longest
+        if longest is not None:
+            held = min(held, max(tokens, longest))
         if held not in self._memo:
-            operands = [op for op in self.decode(held).gemms if op.b is Role.KV]
-            if not operands:
-                raise MacloomError("serve: the model must have attention with a cache of keys and values")
-            self._memo[held] = sum(operand_bits(op, self.recipe) for op in operands)
+            self._memo[held] = state_bits(self.passes.decode(held, 1), self.recipe)
         return self._memo[held]

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_UNITS = {"GiB": 2**33, "MiB": 2**23, "KiB": 2**13}
+"""Bits of the units that stored sizes are drawn in, largest first."""
+
+
 def serving_figure(result: ServingResult) -> Figure:
     """Draw the share of requests within each latency, and requests and cache over time; dots are limits."""
     from matplotlib.figure import Figure
@@ -54,10 +58,12 @@ def _load(load: Any, cache: Any, result: ServingResult) -> None:
     load.set_ylabel("requests")
     load.tick_params(labelbottom=False)
     _legend_above(load, 2)
-    cache.step(times, [i.cache_bits / 2**33 for i in result.iterations], where="post", color=INK, linewidth=1.0)
+    largest = max(result.cache_bits or 0, *(i.cache_bits for i in result.iterations))
+    unit, bits = next(((name, bits) for name, bits in _UNITS.items() if largest >= bits), ("B", 8))
+    cache.step(times, [i.cache_bits / bits for i in result.iterations], where="post", color=INK, linewidth=1.0)
     if result.cache_bits:
-        cache.axhline(result.cache_bits / 2**33, color=INK, linewidth=0.9, linestyle=":")
-    cache.set_ylabel("cache, GiB")
+        cache.axhline(result.cache_bits / bits, color=INK, linewidth=0.9, linestyle=":")
+    cache.set_ylabel(f"cache, {unit}")
     cache.set_xlabel("seconds")
     for ax in (load, cache):
         ax.set_ylim(bottom=0)

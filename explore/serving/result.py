@@ -25,10 +25,19 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A service-level objective: a request meets it if both times are at most these; None asks for nothing."""
+    """A service-level objective: a request meets it if both times are at most these; None asks for nothing.
+
+    >>> Objective().given, Objective(tpot_s=0.1).given
+    (False, True)
+    """
 
     ttft_s: float | None = None
     tpot_s: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether it asks for anything; without that there is no goodput."""
+        return self.ttft_s is not None or self.tpot_s is not None
 
     def __post_init__(self) -> None:
         for name in ("ttft_s", "tpot_s"):
@@ -119,9 +128,9 @@ class ServingResult:
         return {"mean": float(values.mean()), **found}
 
     def totals(self) -> dict[str, Any]:
-        """Return every figure by name, in the units of its name."""
+        """Return every figure by name, in the units of its name; None for goodput without an objective."""
         busy = math.fsum(i.seconds for i in self.iterations)
-        good = sum(r.meets(self.objective) for r in self.requests)
+        good = sum(r.meets(self.objective) for r in self.requests) if self.objective.given else None
         return {
             "requests": len(self.requests),
             "seconds": self.seconds,
@@ -136,8 +145,8 @@ class ServingResult:
             "prefill_j": self.prefill_j,
             "decode_j": self.decode_j,
             "energy_per_output_token_j": self.energy_j / self.output_tokens,
-            "goodput_requests_per_s": good / self.seconds,
-            "met_share": good / len(self.requests),
+            "goodput_requests_per_s": None if good is None else good / self.seconds,
+            "met_share": None if good is None else good / len(self.requests),
             "preemptions": sum(r.preemptions for r in self.requests),
             "iterations": len(self.iterations),
             "mean_batch": sum(i.decode_tokens * i.seconds for i in self.iterations) / busy,

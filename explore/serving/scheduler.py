@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from macloom.errors import MacloomError
+from macloom.explore.serving.memory import size_text
 from macloom.explore.serving.policy import Policy
 from macloom.explore.serving.request import Request
 
@@ -101,8 +102,9 @@ class Server:
         needed, given = self.bits(job.request.tokens), self.policy.cache_bits
         if given is not None and needed > given:
             raise MacloomError(
-                f"requests[{job.number}]: must fit into the cache of {given} bits, but {job.request.prompt} prompt and "
-                f"{job.request.output} output tokens need {needed}; give more memory or a smaller cache format"
+                f"requests[{job.number}]: must fit into the cache of {size_text(given)}, but {job.request.prompt} "
+                f"prompt and {job.request.output} output tokens need {size_text(needed)}; give more memory "
+                "(--memory) or a smaller cache format"
             )
 
     def _parts(self) -> list[tuple[Job, int]]:

@@ -11,17 +11,17 @@ import macloom
 from macloom.arch import Accelerator, load_accelerator
 from macloom.errors import MacloomError
 from macloom.explore.serving.costs import StepCosts
-from macloom.explore.serving.memory import CacheSize, longest_context, weight_bits
+from macloom.explore.serving.memory import CacheSize, size_text, weight_bits
+from macloom.explore.serving.passes import Passes, passes_of
 from macloom.explore.serving.policy import Policy
 from macloom.explore.serving.request import Request
 from macloom.explore.serving.result import Objective, Served, ServingResult
 from macloom.explore.serving.scheduler import Progress, Server
-from macloom.units import format_quantity
-from macloom.workloads import Recipe, load_recipe, load_workload
+from macloom.workloads import Recipe, load_recipe
 
 
 def serve(
-    model: str | Path,
+    model: str | Path | Passes,
     accelerator: Accelerator | str | Path,
     recipe: Recipe | str | Path,
     requests: Sequence[Request],
@@ -37,7 +37,7 @@ def serve(
     """Return what each request sees when a model serves them all with continuous batching.
 
     Args:
-        model: what `load_workload` takes; it must have a decode phase.
+        model: what `load_workload` takes, of which `passes_of` says what can be served.
         accelerator, recipe: as for `simulate`.
         requests: in any order.
         policy: how iterations are formed (chunks of 512 tokens).
@@ -64,24 +64,23 @@ def serve(
     accelerator, recipe = load_accelerator(accelerator), load_recipe(recipe)
     workload_options = {"routing": options.pop("routing")} if "routing" in options else {}
     ordered = sorted(requests, key=lambda request: request.arrived_s)
-    load_workload(model, phase="decode", context=1, **workload_options)  # refuses a model that makes no tokens
-    longest = max(request.tokens for request in ordered)
-    if longest > (limit := longest_context(model)):
+    longest, limit = max(request.tokens for request in ordered), passes_of(model).longest
+    if limit is not None and longest > limit:
         raise MacloomError(
-            f"requests: must need at most {limit} tokens, the longest context of {model}, not {longest}; "
-            "`fitted` cuts their prompts"
+            f"requests: must need at most {limit} tokens, the longest context of the model, not {longest}; "
+            "`fitted` cuts them"
         )
-    stored = weight_bits(model, recipe, **workload_options)
+    passes = passes_of(model, longest + policy.block, **workload_options)
+    stored = weight_bits(passes, recipe)
     if memory_bits is not None:
         policy = replace(policy, cache_bits=_cache_bits(memory_bits, stored, policy))
-    cache = CacheSize.of(model, recipe, policy.block, **workload_options)
+    cache = CacheSize.of(passes, recipe, policy.block)
     costs = StepCosts(
-        model=model,
+        model=passes,
         accelerator=accelerator,
         recipe=recipe,
         longest=longest,
         per_octave=per_octave,
-        workload_options=workload_options,
         options=options,
     )
     jobs, iterations = Server(policy=policy, costs=costs, bits=cache.bits).run(ordered, progress)
@@ -95,7 +94,8 @@ def serve(
         cache_bits=policy.cache_bits,
         objective=objective or Objective(),
         settings={
-            "model": str(model),
+            "model": str(passes.model),
+            **passes.facts,
             "recipe": recipe.to_dict(),
             "accelerator": accelerator.to_dict(),
             "policy": policy.to_dict(),
@@ -112,7 +112,7 @@ def _cache_bits(memory_bits: int, stored: int, policy: Policy) -> int:
     left = memory_bits - stored
     if left <= 0:
         raise MacloomError(
-            f"serve.memory: must be more than the {format_quantity(stored, 'bit')} of the weights, "
-            f"not {format_quantity(memory_bits, 'bit')}"
+            f"serve.memory_bits (--memory): must be more than the {size_text(stored)} of the weights, "
+            f"not {size_text(memory_bits)}"
         )
     return left if policy.cache_bits is None else min(left, policy.cache_bits)

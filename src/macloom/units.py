@@ -71,26 +71,32 @@ def parse_quantity(text: str, unit: str, path: str = "quantity") -> int | float:
         raise MacloomError(f"{path}: must fit a 64-bit float, not {text!r}") from None
 
 
-def format_quantity(value: float, unit: str, digits: int | None = 3) -> str:
+def format_quantity(value: float, unit: str, digits: int | None = 3, *, binary: bool | None = None) -> str:
     """Return `value` with the prefix that leaves one to three digits before the point.
 
     `digits` significant digits are shown; None shows as many as `parse_quantity` needs to read the
     same number back. Whole multiples of 1024 bytes or bits that are not round in powers of 1000 use
-    binary prefixes. A unit that has a prefix already (`um2`) is left as it is.
+    binary prefixes; `binary` decides it for all bytes and bits, so that sizes side by side have one base. A unit
+    that has a prefix already (`um2`) is left as it is.
 
     >>> format_quantity(5e8, "Hz"), format_quantity(262144, "B"), format_quantity(3.94e-12, "J/bit", 2)
     ('500 MHz', '256 KiB', '3.9 pJ/bit')
+    >>> format_quantity(1413120 * 1024, "B"), format_quantity(9.75e9, "B", binary=True)
+    ('1.35 GiB', '9.08 GiB')
     """
     _target(unit)
     if not math.isfinite(value):
         raise MacloomError(f"quantity: must be finite, not {value!r} {unit}")
+    base = unit.partition("/")[0]
+    sized = base in ("bit", "B") and base == unit
+    powers_of_1024 = sized and (value % 1024 == 0 and value % 1000 != 0 if binary is None else binary)
     if digits is None:
-        exact = (format_quantity(value, unit, d) for d in range(1, 18))
+        exact = [f"{_whole(value)}{unit}"] if powers_of_1024 else []
+        exact += [format_quantity(value, unit, d, binary=binary) for d in range(1, 18)]
         return next((t for t in exact if _reads_back(t, value, unit)), f"{value!r} {unit}")
     require_positive_integer("digits", digits)
-    base = unit.partition("/")[0]
-    if base in ("bit", "B") and base == unit and value % 1024 == 0 and value % 1000 and value:
-        prefix, scaled = _binary(value)
+    if powers_of_1024:
+        prefix, scaled = _binary(value, digits)
     elif base in _BASES:
         prefix, scaled = _si(value, 2 if base.endswith("2") else 1, digits)
     else:
@@ -105,11 +111,17 @@ def _reads_back(text: str, value: float, unit: str) -> bool:
         return False
 
 
-def _binary(value: float) -> tuple[str, float]:
-    for prefix, power in reversed(BINARY.items()):
-        if value % 2**power == 0:
-            return prefix, value / 2**power
-    return "", value
+def _whole(value: float) -> str:
+    """Return the number before the largest binary prefix that leaves a whole one, and that prefix."""
+    powers = [(prefix, 2**power) for prefix, power in BINARY.items() if value and value % 2**power == 0]
+    prefix, power = powers[-1] if powers else ("", 1)
+    return f"{value / power:.0f} {prefix}"
+
+
+def _binary(value: float, digits: int) -> tuple[str, float]:
+    """Return the smallest binary prefix with less than 1000 before it, after rounding, and that number."""
+    found = [(prefix, float(Fraction(value) / 2**power)) for prefix, power in (("", 0), *BINARY.items())]
+    return next((f for f in found if abs(float(f"{f[1]:.{digits - 1}e}")) < 1000), found[-1])
 
 
 def _si(value: float, exponent: int, digits: int) -> tuple[str, float]:

@@ -44,9 +44,25 @@ def test_a_trace_is_served_whole_prompts_or_chunks(tmp_path: Path, capsys: pytes
     assert re.search(r"time per output token +-", shown)  # one token has no time between tokens
 
 
-def test_prompts_beyond_the_model_are_cut_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve-sim", *MACHINE, *SMALL, "--scenario", "code"]) == 0
-    assert "of 6 prompts are cut to the model's longest context" in capsys.readouterr().err
+def test_prompts_and_outputs_beyond_the_model_are_cut_and_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ("--requests", "2", "--rate", "300", "--scenario", "long-context", "--seed", "12")
+    assert main(["serve-sim", *MACHINE, *two, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr()
+    assert "2 of 2 prompts are cut to the model's longest context, 1024 tokens" in shown.err
+    assert "1 of 2 outputs are cut to the model's longest context, 1024 tokens" in shown.err
+    assert re.search(r"goodput +-\n", shown.out)
+    found = json.loads((tmp_path / "run" / "serving.json").read_text())
+    assert (found["settings"]["requests"]["prompts_cut"], found["settings"]["requests"]["outputs_cut"]) == (2, 1)
+    assert found["totals"]["goodput_requests_per_s"] is None
+
+
+def test_stored_sizes_have_one_base(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve-sim", *MACHINE, *SMALL, "--memory", "64 MiB"]) == 0  # chat
+    shown = capsys.readouterr().out
+    assert re.search(r"weights +\d[\d.]{0,4} MiB\n", shown)
+    assert re.search(r"cache +\d[\d.]{0,4} MiB at most of \d[\d.]{0,4} MiB\n", shown)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +73,7 @@ def test_prompts_beyond_the_model_are_cut_and_said_so(capsys: pytest.CaptureFixt
         (["--scenario", "chat", "--trace", "x.csv"], "--trace: must not be given beside --scenario"),
         (["--trace", "x.csv"], "requests: no such file 'x.csv'"),
         (["--memory", "12"], "--memory: must be a data size such as '256 KiB'"),
-        (["--memory", "1 KiB"], "serve.memory: must be more than the"),
+        (["--memory", "1 KiB"], "serve.memory_bits (--memory): must be more than the 1.25 MiB of the weights"),
         (["--slo-ttft", "soon"], "--slo-ttft: must be a time"),
         (["--rate", "0"], "serve.rate: must be a positive number of requests per second"),
         (["--tokens", "2"], "serve.tokens: must be at least the 4 requests of a batch"),
@@ -76,7 +92,7 @@ def test_a_profile_is_exported(tmp_path: Path, run_json: RunJson) -> None:
     assert str(root / "tp1" / "dense.csv") in found["files"]
     assert (root / "meta.yaml").is_file()
     cluster = json.loads((tmp_path / "sim" / "configs" / "cluster" / "olive-sa-ovp4.json").read_text())
-    assert cluster["nodes"][0]["instances"][0]["npu_mem"]["mem_size"] == pytest.approx(8.589934592)
+    assert cluster["nodes"][0]["instances"][0]["npu_mem"]["mem_size"] == 8  # GiB
 
 
 def test_an_export_that_cannot_be_read_there_is_refused(tmp_path: Path, fail: Fail) -> None:

@@ -32,7 +32,9 @@ def microseconds(table: list[dict[str, str]], **key: int | str) -> float:
 
 @pytest.fixture(scope="module", params=["llama-3-8b", "qwen3-8b", "mixtral-8x7b"])
 def profile(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, str]]:
-    return request.param, bundle(request.param, "olive-sa", "ovp4", model_name="org/model", variant="fp8", grid=GRID)
+    return request.param, bundle(
+        request.param, "olive-sa", "ovp4", model_name="org/model", variant="fp8", memory_bits=24 * 2**33, grid=GRID
+    )
 
 
 def test_layout_is_that_of_the_output_bundle(profile: tuple[str, Mapping[str, str]]) -> None:
@@ -57,7 +59,10 @@ def test_layout_is_that_of_the_output_bundle(profile: tuple[str, Mapping[str, st
     assert layers == expected
     assert {row["layer"] for row in rows(files, "per_sequence")} == {"lm_head", "sampler"}
     cluster = json.loads(files["configs/cluster/olive-sa-ovp4.json"])
-    assert cluster["nodes"][0]["instances"][0]["hardware"] == "olive-sa-ovp4"
+    (instance,) = cluster["nodes"][0]["instances"]
+    assert instance["hardware"] == "olive-sa-ovp4"
+    # Its GB_TO_BYTE is 1024 to the power of 3; bandwidths are times 10^9.
+    assert instance["npu_mem"] == {"mem_size": 24, "mem_bw": 64, "mem_latency": 0}
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -20,18 +20,22 @@ def test_a_trace_of_vidur_is_read_in_order_of_arrival(tmp_path: Path) -> None:
     )
 
 
+HEADER = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("arrived_at,prompt\n", "line 1: must have the columns arrived_at, num_prefill_tokens, num_decode_tokens"),
         ("", "line 1: must have the columns"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\n", "must hold at least one request"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0,8,4\n1,x,4\n", "line 3: must be a time and two counts"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0,8\n", "line 2: must be a time and two counts"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0,8.5,1\n", "line 2: must be a time and two counts"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\n-1,8,1\n", "line 2: must be a time and two counts"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\nnan,8,1\n", "line 2: must be a time and two counts"),
-        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0,0,1\n", "line 2: must be a time and two counts"),
+        (HEADER, "must hold at least one request"),
+        (HEADER + "0,8,4\n1,x,4\n", "line 3: num_prefill_tokens: must be a whole number of at least 1, not 'x'"),
+        (HEADER + "0,8\n", "line 2: must have 3 columns, not '0,8'"),
+        (HEADER + "0,8.5,1\n", "line 2: num_prefill_tokens: must be a whole number of at least 1, not '8.5'"),
+        (HEADER + "-1,8,1\n", "line 2: arrived_at: must be zero or a positive number of seconds, not '-1'"),
+        (HEADER + "nan,8,1\n", "line 2: arrived_at: must be zero or a positive number of seconds, not 'nan'"),
+        (HEADER + "0,0,1\n", "line 2: num_prefill_tokens: must be a whole number of at least 1, not '0'"),
+        (HEADER + "0,1000,0\n", "line 2: num_decode_tokens: must be a whole number of at least 1, not '0'"),
     ],
 )
 def test_a_malformed_trace_is_refused_with_its_line(text: str, message: str, tmp_path: Path) -> None:
@@ -80,13 +84,31 @@ def test_the_same_seed_gives_the_same_requests_and_another_seed_others() -> None
     assert [r.prompt for r in at_once] == [r.prompt for r in chat.requests(50, rate=1.0, seed=5)]
 
 
-def test_prompts_are_cut_to_the_longest_context_and_outputs_are_not() -> None:
+def test_prompts_and_outputs_are_cut_to_the_longest_context_and_counted() -> None:
     requests = (Request(arrived_s=0, prompt=90, output=20), Request(arrived_s=1, prompt=81, output=20))
-    kept, cut = fitted(requests, 100)
-    assert (kept[0].prompt, kept[1], cut) == (81, requests[1], 1)
+    kept, prompts, outputs = fitted(requests, 100)
+    assert (kept[0].prompt, kept[1], prompts, outputs) == (81, requests[1], 1, 0)
     assert all(request.tokens <= 100 for request in kept)
-    with pytest.raises(MacloomError, match=r"requests\[0\].output: must be at most 10, .* not 20"):
-        fitted(requests, 10)
+    kept, prompts, outputs = fitted(requests, 10)
+    assert [(r.prompt, r.output, r.tokens) for r in kept] == [(1, 10, 10)] * 2
+    assert (prompts, outputs) == (2, 2)
+    assert fitted(requests, None) == (requests, 0, 0)
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+@pytest.mark.parametrize("longest", [1, 1024, 2048])
+def test_every_preset_fits_into_every_context(name: str, longest: int) -> None:
+    found = fitted(SCENARIOS[name].requests(500, rate=1.0), longest)
+    assert max(request.tokens for request in found.requests) <= longest
+    assert len(found.requests) == 500
+
+
+def test_an_output_of_a_trace_beyond_the_context_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(HEADER + "5,8,2048\n0,8,2621\n")
+    with pytest.raises(MacloomError, match=r"trace.csv: line 3: num_decode_tokens: must be at most 2048, .* not 2621"):
+        read_requests(file, 2048)
+    assert len(read_requests(file, 2621)) == 2
 
 
 @pytest.mark.parametrize(

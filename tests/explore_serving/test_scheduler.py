@@ -80,7 +80,7 @@ def test_a_full_cache_drives_out_the_last_request_which_starts_again() -> None:
 
 
 def test_a_request_that_never_fits_is_refused_before_anything_runs() -> None:
-    with pytest.raises(MacloomError, match=r"requests\[1\]: must fit into the cache of 50 bits, but 4 prompt and 3"):
+    with pytest.raises(MacloomError, match=r"requests\[1\]: must fit into the cache of 6.25 B, but 4 prompt and 3"):
         run(ask((0.0, 2, 1), (0.0, 4, 3)), cache_bits=50)
 
 

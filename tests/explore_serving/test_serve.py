@@ -13,7 +13,7 @@ import pytest
 from macloom.arch import load_accelerator
 from macloom.errors import MacloomError
 from macloom.explore.serving import Objective, Policy, Request, fixed, longest_context, serve
-from macloom.explore.serving.costs import StepCosts, attention_ops
+from macloom.explore.serving.costs import Group, StepCosts
 from macloom.explore.serving.memory import CacheSize, weight_bits
 from macloom.explore.serving.plot import serving_figure
 from macloom.sim import simulate
@@ -29,7 +29,7 @@ def costs(model: str = "tiny", per_octave: int | None = 4, **options: object) ->
     )
 
 
-@pytest.mark.parametrize("model", ["tiny", "gpt2", "gemma-2-9b", "mixtral-8x7b"])
+@pytest.mark.parametrize("model", ["tiny", "gpt2", "gemma-2-9b", "mixtral-8x7b", "mamba-130m"])
 def test_one_request_costs_what_simulate_says(model: str) -> None:
     request = Request(arrived_s=0.0, prompt=19, output=3)
     result = serve(model, ACCELERATOR, OVP4, [request], policy=Policy(chunked=False), per_octave=None)
@@ -43,9 +43,9 @@ def test_one_request_costs_what_simulate_says(model: str) -> None:
 
 def test_a_chunk_costs_what_simulate_says_of_its_operations() -> None:
     table = costs(per_octave=None)
-    chunk = table.chunk(24, 40)
+    chunk = table.passes.chunk(24, 40)
     assert [op.n for op in chunk.gemms if op.name.endswith("scores")] == [64]
-    only = simulate(replace(chunk, ops=attention_ops(chunk)), ACCELERATOR, OVP4)
+    only = simulate(replace(chunk, ops=table.part(chunk, Group.REQUEST)), ACCELERATOR, OVP4)
     assert table.prefill_attention(24, 40)[0] == only.seconds
 
 
@@ -53,8 +53,8 @@ def test_sizes_between_simulated_ones_are_close_to_the_simulated_cost() -> None:
     lines, every = costs(), costs(per_octave=None)
     for size in (3, 21, 77, 133, 250):
         assert lines.tokens(size) == pytest.approx(every.tokens(size), rel=0.015)
-        step = every.decode(size, 1)
-        only = simulate(replace(step, ops=attention_ops(step)), ACCELERATOR, OVP4)
+        step = every.passes.decode(size, 1)
+        only = simulate(replace(step, ops=every.part(step, Group.REQUEST)), ACCELERATOR, OVP4)
         found = lines.decode_attention(np.array([size, size]))
         assert found == pytest.approx([2 * only.seconds, 2 * only.energy_j], rel=0.015)
     for tokens, history in ((5, 0), (21, 9), (77, 133)):
@@ -92,7 +92,8 @@ def test_a_server_is_deterministic_and_its_figures_are_those_of_its_requests(tmp
     rows = list(csv.DictReader(paths[1].read_text().splitlines()))
     assert [float(row["ttft_s"]) for row in rows] == ttft
     assert len(list(csv.DictReader(paths[2].read_text().splitlines()))) == len(one.iterations)
-    assert len(serving_figure(one).axes) == 3
+    axes = serving_figure(one).axes
+    assert [ax.get_ylabel() for ax in axes] == ["share of requests", "requests", "cache, KiB"]
 
 
 def test_a_smaller_cache_format_lets_more_requests_run_at_a_time() -> None:
@@ -122,7 +123,11 @@ def test_stored_bits_of_weights_and_cache() -> None:
     [
         ([], {}, "requests: must hold at least one request"),
         ([Request(arrived_s=0, prompt=1024, output=2)], {}, "requests: must need at most 1024 tokens, .*`fitted` cuts"),
-        ([Request(arrived_s=0, prompt=6, output=2)], {"memory_bits": 8}, "serve.memory: must be more than the"),
+        (
+            [Request(arrived_s=0, prompt=6, output=2)],
+            {"memory_bits": 8},
+            r"serve.memory_bits \(--memory\): must be more than the .* MiB of the weights, not 1 B",
+        ),
         ([Request(arrived_s=0, prompt=6, output=2)], {"prefetch": True}, "serve.prefetch: must be left out"),
         ([Request(arrived_s=0, prompt=6, output=2)], {"per_octave": 0}, "serve.per_octave: must be a positive integer"),
     ],
@@ -133,8 +138,15 @@ def test_what_cannot_be_served_is_refused(requests: list[Request], options: dict
 
 
 def test_an_encoder_cannot_be_served() -> None:
-    with pytest.raises(MacloomError, match="bert-base is an encoder"):
+    with pytest.raises(MacloomError, match="serve: bert-base is an encoder .*; there is nothing to serve"):
         serve("bert-base", ACCELERATOR, OVP4, [Request(arrived_s=0, prompt=6, output=2)])
+
+
+def test_without_an_objective_there_is_no_goodput(tmp_path: Path) -> None:
+    result = serve("tiny", ACCELERATOR, OVP4, fixed(6, 2).requests(2, rate=10.0))
+    assert (result.totals()["goodput_requests_per_s"], result.totals()["met_share"]) == (None, None)
+    (path, *_) = result.save(tmp_path)
+    assert json.loads(path.read_text())["totals"]["met_share"] is None
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), True])

@@ -18,6 +18,7 @@ from macloom.explore.serving import (
     read_requests,
     serve,
 )
+from macloom.explore.serving.memory import size_text
 from macloom.explore.serving.scheduler import Progress
 from macloom.units import format_quantity, parse_quantity
 
@@ -28,10 +29,12 @@ def run(options: Namespace, console: Console) -> None:
         from macloom.explore.style import check_plot_path
 
         check_plot_path("--plot", options.plot)
-    asked, origin = _requests(options, console.seed)
-    requests, cut = fitted(asked, longest_context(options.workload))
-    if cut:
-        console.note(f"{cut} of {len(requests)} prompts are cut to the model's longest context")
+    longest = longest_context(options.workload)
+    asked, origin = _requests(options, console.seed, longest)
+    requests, prompts_cut, outputs_cut = fitted(asked, longest)
+    for count, what in ((prompts_cut, "prompts"), (outputs_cut, "outputs")):
+        if count:
+            console.note(f"{count} of {len(requests)} {what} are cut to the model's longest context, {longest} tokens")
     objective = Objective(
         ttft_s=_quantity(options.slo_ttft, "s", "--slo-ttft"), tpot_s=_quantity(options.slo_tpot, "s", "--slo-tpot")
     )
@@ -50,7 +53,10 @@ def run(options: Namespace, console: Console) -> None:
             ),
             objective=objective,
             memory_bits=None if memory is None else int(memory),
-            settings={"requests": {**origin, "prompts_cut": cut}, "seed": console.seed},
+            settings={
+                "requests": {**origin, "prompts_cut": prompts_cut, "outputs_cut": outputs_cut},
+                "seed": console.seed,
+            },
             progress=_tenths(progress),
         )
     if options.out:
@@ -64,11 +70,11 @@ def run(options: Namespace, console: Console) -> None:
     console.emit(result.to_dict(), lambda: _show(result, console))
 
 
-def _requests(options: Namespace, seed: int) -> tuple[tuple[Request, ...], dict[str, object]]:
+def _requests(options: Namespace, seed: int, longest: int | None) -> tuple[tuple[Request, ...], dict[str, object]]:
     if options.trace:
         if options.scenario:
             raise MacloomError("--trace: must not be given beside --scenario, whose place it takes")
-        return read_requests(options.trace), {"trace": str(options.trace)}
+        return read_requests(options.trace, longest), {"trace": str(options.trace)}
     name = options.scenario or "chat"
     scenario = get_scenario(name)
     if name == "fixed":
@@ -118,18 +124,20 @@ def _show(result: ServingResult, console: Console) -> None:
         rows,
         left={""},
     )
-    limit = totals["cache_bytes"]
+    limit, goodput = totals["cache_bytes"], "-"
+    if result.objective.given:
+        goodput = f"{totals['goodput_requests_per_s']:.3g} requests per second, {totals['met_share']:.1%}"
     console.lines(
         [
             ("output tokens", f"{totals['output_tokens_per_s']:.4g} per second"),
             ("mean batch", f"{totals['mean_batch']:.3g} requests, {totals['iterations']} iterations"),
-            ("goodput", f"{totals['goodput_requests_per_s']:.3g} requests per second, {totals['met_share']:.1%}"),
+            ("goodput", goodput),
             ("energy", f"{format_quantity(totals['energy_per_output_token_j'], 'J')} per output token"),
             ("", f"prefill {format_quantity(totals['prefill_j'], 'J')}, decode "
                  f"{format_quantity(totals['decode_j'], 'J')}"),
-            ("weights", format_quantity(totals["weight_bytes"], "B")),
-            ("cache", f"{format_quantity(totals['peak_cache_bytes'], 'B')} at most"
-                      + (f" of {format_quantity(limit, 'B')}" if limit else "")),
+            ("weights", size_text(8 * totals["weight_bytes"])),
+            ("cache", f"{size_text(8 * totals['peak_cache_bytes'])} at most"
+                      + (f" of {size_text(8 * limit)}" if limit else "")),
             ("preemptions", totals["preemptions"]),
         ]
     )  # fmt: skip
