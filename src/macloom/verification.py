@@ -30,6 +30,7 @@ class Check:
         worst: the largest difference, in the unit that the note names; 0 where all are equal.
         seconds: processor time.
         note: what the reader must know; the first mismatch, if there is one.
+        skipped: whether nothing was compared, for want of what the note names.
     """
 
     subject: str
@@ -39,11 +40,14 @@ class Check:
     worst: float = 0.0
     seconds: float = 0.0
     note: str = ""
+    skipped: bool = False
 
     def __post_init__(self) -> None:
         if not self.subject or not self.against:
             raise MacloomError("check: must name its subject and what it is compared with")
-        if self.cases < 1:
+        if self.skipped and (self.cases or not self.note):
+            raise MacloomError(f"check {self.subject!r}: must have no cases and a note that says why, to be skipped")
+        if self.cases < 1 and not self.skipped:
             raise MacloomError(f"check {self.subject!r}: cases must be at least 1, not {self.cases}")
         if not 0 <= self.mismatches <= self.cases:
             raise MacloomError(
@@ -164,6 +168,7 @@ def to_json(
         "versions": dict(versions or provenance()),
         "cases": sum(check.cases for check in checks),
         "mismatches": sum(check.mismatches for check in checks),
+        "skipped": sum(check.skipped for check in checks),
         "checks": [asdict(check) for check in checks],
     }
 
@@ -183,7 +188,8 @@ def to_markdown(results: Sequence[dict[str, Any]]) -> str:
             "",
             f"Written by `{result['command']}` ({versions}).",
             f"{result['cases']:,} cases in {len(result['checks'])} checks, {result['mismatches']:,} mismatches,"
-            f" {sum(check['seconds'] for check in result['checks']):,.0f} s of processor time.",
+            + (f" {result['skipped']} checks skipped," if result["skipped"] else "")
+            + f" {sum(check['seconds'] for check in result['checks']):,.0f} s of processor time.",
             "",
             "| subject | against | cases | mismatches | worst difference | seconds | note |",
             "|---|---|---:|---:|---:|---:|---|",

@@ -28,6 +28,11 @@ def differing(options: Options) -> Iterator[Check]:
     yield Check(subject="int4", against="fractions", cases=9, mismatches=2, worst=0.5, note="0.5 gives 1, not 0")
 
 
+def lacking(options: Options) -> Iterator[Check]:
+    yield from agreeing(options)
+    yield Check(subject="Verilog", against="int4", cases=0, skipped=True, note="needs Verilator")
+
+
 def sharing(options: Options) -> Iterator[Check]:
     return options.spread([partial(Check, subject=f"part {n}", against="nothing", cases=n + 1) for n in range(5)])
 
@@ -35,7 +40,8 @@ def sharing(options: Options) -> Iterator[Check]:
 @pytest.fixture
 def verifiers(monkeypatch: pytest.MonkeyPatch) -> None:
     records = {
-        name: Verifier(summary="a test", home=f"{__name__}:{name}") for name in ("agreeing", "differing", "sharing")
+        name: Verifier(summary="a test", home=f"{__name__}:{name}")
+        for name in ("agreeing", "differing", "lacking", "sharing")
     }
     monkeypatch.setattr(VERIFIERS, "_records", records)
     monkeypatch.setattr("macloom.verification.import_module", lambda name: __import__("sys").modules[name])
@@ -50,6 +56,29 @@ def test_table_on_stdout_and_progress_on_stderr(capsys: Capture) -> None:
         "agreeing 1 of 2: int4 | codes: 3 cases equal; 0 s left",
         "agreeing 2 of 2: int8: 7 cases equal; 0 s left",
     ]
+
+
+@pytest.mark.usefixtures("verifiers")
+def test_what_a_missing_tool_leaves_out_is_said(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["verify", "lacking", "--out", str(tmp_path / "page.md")]) == 0
+    captured = capsys.readouterr()
+    assert "lacking: 10 cases, 0 mismatches, 1 checks skipped" in captured.out
+    assert "lacking 3: Verilog: SKIPPED, needs Verilator\n" in captured.err
+    assert "10 cases in 3 checks, 0 mismatches, 1 checks skipped, 0 s" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize("tool, subject", [("verilator", "Verilog"), ("abc", "proofs against hand-written Verilog")])
+def test_hardware_without_a_tool_has_fewer_checks_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tool: str, subject: str
+) -> None:
+    pytest.importorskip("pyrtl")
+    from macloom.explore import verify_rtl
+
+    whole = verify_rtl.planned(Options())
+    monkeypatch.setattr(getattr(verify_rtl, tool), "available", lambda: False)
+    calls, absent = verify_rtl.planned(Options())
+    assert len(calls) < len(whole[0]) or subject in [check.subject for check in whole[1]]
+    assert subject in [check.subject for check in absent if check.skipped]
 
 
 @pytest.mark.usefixtures("verifiers")
@@ -101,6 +130,7 @@ def test_every_registered_verifier_is_there() -> None:
     "fields, message",
     [
         ({"cases": 0}, "check 'int4': cases must be at least 1, not 0"),
+        ({"skipped": True}, "check 'int4': must have no cases and a note that says why, to be skipped"),
         ({"mismatches": 4}, "check 'int4': mismatches must be from 0 to 3, not 4"),
         ({"against": ""}, "check: must name its subject and what it is compared with"),
     ],

@@ -55,11 +55,12 @@ class _Clock:
 
     def watch(self, checks: Iterator[Check]) -> Iterator[Check]:
         for done, check in enumerate(checks, 1):
-            found = "equal" if check.holds else f"{check.mismatches:,} DIFFER"
+            found = f"{check.cases:,} cases " + ("equal" if check.holds else f"{check.mismatches:,} DIFFER")
+            found = f"SKIPPED, {check.note}" if check.skipped else found
             passed = time.monotonic() - self.begun
             left = f"; {duration(passed / done * (self.total - done))} left" if self.total >= done else ""
             of = f" of {self.total}" if self.total >= done else ""
-            self.console.note(f"{self.name} {done}{of}: {check.subject}: {check.cases:,} cases {found}{left}")
+            self.console.note(f"{self.name} {done}{of}: {check.subject}: {found}{left}")
             yield check
 
 
@@ -86,4 +87,5 @@ def _show(results: list[dict[str, Any]], console: Console) -> None:
             for check in result["checks"]
         ]  # fmt: skip
         title = f"{result['verifier']}: {result['cases']:,} cases, {result['mismatches']:,} mismatches"
+        title += f", {result['skipped']} checks skipped" if result["skipped"] else ""
         console.table(title, columns, rows, left=("subject", "against", "note"))
