@@ -39,24 +39,23 @@ def describe(unit: Unit) -> dict[str, Any]:
     }
 
 
-def emit(unit: Unit, out: str | Path, *, seed: int = 0, force: bool = False) -> dict[str, Path]:
+def emit(unit: Unit, out: str | Path, *, seed: int = 0, force: bool = False, vectors: int = VECTORS) -> dict[str, Path]:
     """Write `<module>.v`, its testbench and vectors, a waveform and `unit.json` into `out`; return their paths.
 
     Units of at most `macloom.rtl.schematic.LARGEST` operators get `<module>.svg`, too, where pygraphviz is installed.
-    The testbench applies every input where they have at most 16 bits, else corners and random inputs.
+    The testbench applies every input where they have at most 16 bits, else about `vectors` corners and random ones.
 
     Raises:
         MacloomError: `out` is a file, or a directory that holds something (unless `force`).
     """
     folder = Path(out)
     check_directory(folder, force=force)
-    inputs = some_inputs(unit, VECTORS, seed)
-    count = len(next(iter(inputs.values())))
-    name = unit.module
+    inputs = some_inputs(unit, vectors, seed)
+    name, lines = unit.module, vectors_text(unit, inputs)
     texts = {
         f"{name}.v": verilog(unit),
-        f"{name}_tb.v": bench_text(unit, count, f"{name}_vectors.hex"),
-        f"{name}_vectors.hex": vectors_text(unit, inputs),
+        f"{name}_tb.v": bench_text(unit, lines, f"{name}_vectors.hex"),
+        f"{name}_vectors.hex": lines,
         f"{name}.vcd": waveform(unit, {port: values[:WAVE_STEPS] for port, values in inputs.items()}),
         "unit.json": json.dumps(describe(unit), indent=2) + "\n",
     }

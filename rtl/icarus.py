@@ -35,17 +35,17 @@ def simulate(unit: Unit, *, text: str | None = None, count: int = 2_000) -> str:
             "rtl: simulation in Icarus Verilog needs iverilog and vvp on the path; install your system's"
         )
     inputs = some_inputs(unit, count)
-    vectors = len(next(iter(inputs.values())))
+    vectors = vectors_text(unit, inputs)
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "unit.v").write_text(text or verilog(unit))
         (folder / "tb.v").write_text(bench_text(unit, vectors, "vectors.hex"))
-        (folder / "vectors.hex").write_text(vectors_text(unit, inputs))
+        (folder / "vectors.hex").write_text(vectors)
         built = subprocess.run(
             ["iverilog", "-g2012", "-Wall", "-o", "run", "tb.v", "unit.v"],
             cwd=folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if built.returncode:
             raise MacloomError(f"rtl: iverilog failed: {built.stderr.strip()[-2000:]}")
-        done = subprocess.run(["vvp", "run"], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(["vvp", "-N", "run"], cwd=folder, capture_output=True, text=True, check=False)
     return next((line for line in done.stdout.splitlines() if line.split()[:1] in (["PASS"], ["FAIL"])), done.stdout)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 
 import pyrtl
@@ -42,10 +46,24 @@ def schematic(unit: Unit) -> str:
             f"rtl.schematic: {unit.module} has {count} operators, more than the {LARGEST} that a picture can show"
         )
     graph = graphviz.AGraph(string=graph_text(unit))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # fonts that Graphviz replaces
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore", RuntimeWarning)
         drawn: bytes = graph.draw(format="svg", prog="dot")
     return drawn.decode()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what the libraries of Graphviz write to stderr themselves, about fonts and their settings."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def graph_text(unit: Unit) -> str:

