@@ -52,13 +52,18 @@ def _wide(x: int | WireVector) -> WireVector:
 
 
 def sequencer(inputs: Wires, overhead: int) -> Sequencer:
-    """Return the counters: every fold takes `depth` + `overhead` cycles, folds go along columns first."""
+    """Return the counters: every fold takes `depth` + `overhead` cycles, folds go along columns first.
+
+    A product without vectors or folds is done in the cycle after its start. A start while busy is not heard.
+    """
     width = COUNT_BITS + 2
     busy, done = pyrtl.Register(1, "running"), pyrtl.Register(1, "finished")
     cycle = pyrtl.Register(width, "fold_cycle")
     row, col = pyrtl.Register(COUNT_BITS, "fold_row"), pyrtl.Register(COUNT_BITS, "fold_col")
     held = {name: pyrtl.Register(COUNT_BITS, f"held_{name}") for name in ("depth", "row_folds", "col_folds")}
-    begin = inputs["start"] & w.inverted(busy)
+    sizes = [w.any_bit(inputs[name]) for name in held]
+    asked, some = inputs["start"] & w.inverted(busy), sizes[0] & sizes[1] & sizes[2]
+    begin = asked & some
     for name, register in held.items():
         w.clock(register, pyrtl.select(begin, inputs[name], register))
     one = w.constant(1, COUNT_BITS)
@@ -68,7 +73,7 @@ def sequencer(inputs: Wires, overhead: int) -> Sequencer:
     last_row = w.low(row + one, COUNT_BITS) == held["row_folds"]
     finished = last_cycle & last_col & last_row
     w.clock(busy, begin | (busy & w.inverted(finished)))
-    w.clock(done, finished)
+    w.clock(done, finished | (asked & w.inverted(some)))
     w.clock(cycle, w.gated(w.low(cycle + w.constant(1, width), width), busy & w.inverted(last_cycle)))
     moved_col = pyrtl.select(last_col, w.constant(0, COUNT_BITS), w.low(col + one, COUNT_BITS))
     moved_row = pyrtl.select(last_row, w.constant(0, COUNT_BITS), w.low(row + one, COUNT_BITS))
@@ -110,6 +115,7 @@ def folds_of(inputs: Values, overhead: int) -> tuple[list[Fold], dict[str, np.nd
         depth, rows, cols = (int(inputs[n][now]) for n in ("depth", "row_folds", "col_folds"))
         length = depth + overhead
         begin = now + 1
+        rows = rows if depth and cols else 0
         end = begin + rows * cols * length
         if end > steps:
             raise ValueError("the trace ends within a run")

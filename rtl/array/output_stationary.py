@@ -10,8 +10,8 @@ import numpy as np
 import pyrtl
 from pyrtl import WireVector
 
-from macloom.formats.tensor import Encoded
 from macloom.rtl import wires as w
+from macloom.rtl.array.block_scales import BlockTotals
 from macloom.rtl.array.controller import CONTROL_INPUTS, CONTROL_OUTPUTS, folds_of, sequencer
 from macloom.rtl.array.design import ArrayDesign, delayed
 from macloom.rtl.epilogue import channel_values
@@ -130,20 +130,19 @@ def passed(pair: Pair, name: str) -> Pair:
 class Job:
     """One product on the array: its folds, the operands of each, and the sums as they leave."""
 
-    def __init__(self, design: ArrayDesign, a: Encoded, b: Encoded) -> None:
+    def __init__(self, design: ArrayDesign, a: np.ndarray, b: np.ndarray, totals: BlockTotals | None = None) -> None:
+        """Take the lanes' codes of both operands, (M, K) and (N, K)."""
         self.design = design
-        (self.m, self.depth), self.n = a.shape, b.shape[0]
+        (self.m, self.depth), self.n = a.shape, len(b)
         self.row_folds, self.col_folds = -(-self.m // design.rows), -(-self.n // design.cols)
-        self.codes = {
-            "a": padded(design.lane(design.a).codes_of(a.elements), self.row_folds * design.rows),
-            "b": padded(design.lane(design.b).codes_of(b.elements), self.col_folds * design.cols),
-        }
+        self.codes = {"a": padded(a, self.row_folds * design.rows), "b": padded(b, self.col_folds * design.cols)}
         self._sums = np.zeros((self.row_folds * design.rows, self.col_folds * design.cols), np.int64)
         self._codes = np.zeros_like(self._sums)
+        self.totals = None if totals is None else totals.padded(*self._sums.shape)
         self.channels = padded_channels(design, self.n, self.col_folds)
 
     def inputs(self, row: int, col: int, length: int) -> dict[str, np.ndarray]:
-        """Return the codes on every port during a fold."""
+        """Return the codes on the ports during a fold, in the cycles in which they are read; else 0."""
         made = channel_inputs(self.design, self.channels, col, length)
         for name, first, count in (
             ("a", row * self.design.rows, self.design.rows),
@@ -151,8 +150,14 @@ class Job:
         ):
             for lane in range(count):
                 made[f"{name}{lane}"] = np.zeros(length, np.int64)
-                made[f"{name}{lane}"][: self.depth] = self.codes[name][first + lane, : self.depth]
+                made[f"{name}{lane}"][: self.depth] = self.codes[name][first + lane]
+        if self.totals is not None:
+            lines = row * self.design.rows + np.arange(self.design.rows)[::-1]
+            made |= self.totals.inputs(lines, self._columns(col), length - len(lines), length)
         return made
+
+    def _columns(self, col: int) -> np.ndarray:
+        return col * self.design.cols + np.arange(self.design.cols)
 
     def collect(self, row: int, col: int, out: Values) -> None:
         """Keep the sums of a fold."""
@@ -163,6 +168,8 @@ class Job:
             self._sums[lines, col * cols + j] = out[f"sum{j}"][steps]
             if self.channels:
                 self._codes[lines, col * cols + j] = out[f"code{j}"][steps]
+        if self.totals is not None:
+            self.totals.collect(row * rows + np.asarray(out["sum_row"])[steps], self._columns(col), steps, out)
 
     @property
     def sums(self) -> np.ndarray:
