@@ -16,13 +16,21 @@ from macloom.rtl.floats import FloatRegister, integer_raw, packed
 
 @dataclass(frozen=True)
 class Term:
-    """A term on wires: magnitude * 2**(exponent - point), a two's complement exponent; none where not `present`."""
+    """A term on wires: magnitude * 2**(exponent - point), a two's complement exponent; none where not `present`.
+
+    Only the exponent aligns it: the magnitude may be far below or above 2**point.
+    """
 
     negative: WireVector
     magnitude: WireVector
     exponent: WireVector
     point: int
     present: WireVector
+
+    @property
+    def head(self) -> int:
+        """Bits of the magnitude that count 2**exponent and more."""
+        return len(self.magnitude) - self.point
 
 
 def aligned_sum(core: TensorCoreAccumulator, register: FloatRegister, terms: Sequence[Term]) -> WireVector:
@@ -31,7 +39,8 @@ def aligned_sum(core: TensorCoreAccumulator, register: FloatRegister, terms: Seq
     above = [w.low(w.signed_widened(term.exponent, width) - w.constant(core.lowest, width), width) for term in terms]
     used = [w.gated(x[:-1], term.present & w.inverted(x[-1])) for x, term in zip(above, terms, strict=True)]
     largest = w.widened(w.largest(used), width)
-    bits = core.fraction + 3 + len(terms).bit_length() + 1
+    # A sign, and a bit for what the cut may carry.
+    bits = core.fraction + max(term.head for term in terms) + len(terms).bit_length() + 2
     parts = []
     for x, term in zip(above, terms, strict=True):
         kept = _cut(core, term, w.low(largest - x, width))
@@ -52,12 +61,11 @@ def _cut(core: TensorCoreAccumulator, term: Term, distance: WireVector) -> WireV
     if nearest:
         base = pyrtl.concat(base, w.constant(0, 1))
     moved, lost = w.shifted_right_sticky(base, distance)
-    width = core.fraction + 2
-    if not nearest:
-        return w.widened(moved[drop:], width) if len(moved) - drop < width else w.low(moved[drop:], width)
     if drop:
         lost = lost | w.any_bit(moved[:drop])
         moved = moved[drop:]
+    if not nearest:
+        return moved
     guard, kept = moved[0], moved[1:]
-    size = max(width, len(kept)) + 1
+    size = len(kept) + 1
     return w.low(w.widened(kept, size) + w.widened(guard & (lost | kept[0]), size), size)

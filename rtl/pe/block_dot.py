@@ -16,17 +16,16 @@ from pyrtl import WireVector
 from macloom.errors import MacloomError
 from macloom.formats.accumulator import BlockAccumulator, ExactAccumulator, IntegerAccumulator
 from macloom.formats.accumulators.integer import END, IntegerOverflow
-from macloom.formats.element import ElementFormat
 from macloom.formats.tensors.block import Block
 from macloom.rtl import wires as w
 from macloom.rtl.float_units import added, float_codes, to_float32
 from macloom.rtl.floats import FP32_REGISTER, FloatRegister, converted, from_integer, plus, register_of, times
-from macloom.rtl.formats.decoder import PairPorts, aligned_pairs, identifier, pair_circuit, pair_ports
-from macloom.rtl.pe.mac import pair_product, product_bits
+from macloom.rtl.formats.pairs import identifier
+from macloom.rtl.pe.exact_sum import ExactSum, units_of
 from macloom.rtl.pe.register import clamped, integers
 from macloom.rtl.pe.running import running_unit
 from macloom.rtl.pe.stimuli import scaled_blocks
-from macloom.rtl.unit import Port, Unit, Values, Wires, signed_width
+from macloom.rtl.unit import Port, Unit, Values, Wires
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +65,19 @@ class BlockDot:
         return min(self.accumulator.size or self.a.size, self.a.size)
 
     @cached_property
-    def ports(self) -> tuple[PairPorts, PairPorts]:
-        return pair_ports(self.a.element), pair_ports(self.b.element)
+    def tree(self) -> ExactSum:
+        """The products of a step and their sum."""
+        return ExactSum(a=self.a.element, b=self.b.element, size=self.size)
 
     @property
     def unit_exponent(self) -> int:
         """Exponent of the unit of the products."""
-        return self.ports[0].offset + self.ports[1].offset
+        return self.tree.unit_exponent
 
-    @cached_property
+    @property
     def sum_bits(self) -> int:
         """Width of the sum of a block's products."""
-        largest = [int(max(abs(x) for x in units_of(f.element).tolist())) for f in (self.a, self.b)]
-        total = self.size * largest[0] * largest[1]
-        return max(signed_width(-total, total), product_bits(*self.ports))
+        return self.tree.bits
 
     @property
     def inner_bits(self) -> int:
@@ -97,23 +95,10 @@ class BlockDot:
         return f"{names}_block_dot_{self.register.name}"
 
 
-def units_of(element: ElementFormat) -> np.ndarray:
-    """Return the value of every code in units of 2**offset, 0 where it is no number."""
-    exponents, significands = aligned_pairs(element)
-    shifts = np.where(significands != 0, exponents - pair_ports(element).offset, 0)
-    return significands.astype(object) << shifts.astype(object)
-
-
 def _term(design: BlockDot, inputs: Wires) -> WireVector:
     """Return the float32 code of the block's sum times both scales."""
-    products = []
-    for i in range(design.size):
-        pairs = []
-        for name, fmt, ports in zip("ab", (design.a, design.b), design.ports, strict=True):
-            pair = pair_circuit(fmt.element, inputs[f"{name}{i}"], ports)
-            pairs.append((pair.exponent, pair.significand))
-        products.append(pair_product(*design.ports, product_bits(*design.ports), *pairs))
-    total = w.total(products, design.sum_bits)
+    codes = ([inputs[f"{name}{i}"] for i in range(design.size)] for name in "ab")
+    total = w.total(design.tree.products(*codes), design.sum_bits)
     inner = design.accumulator.inner
     if isinstance(inner, IntegerAccumulator) and inner.bits < design.sum_bits:
         wraps = inner.overflow is IntegerOverflow.WRAP
@@ -259,8 +244,8 @@ def block_dot(design: BlockDot, module: str | None = None) -> Unit:
     return running_unit(
         module or design.module,
         _ports(design),
-        register.bits,
-        lambda total, inputs: _next(design, total, inputs),
+        {"total": register.bits},
+        lambda held, inputs: {"total": _next(design, held["total"], inputs)},
         model,
         lambda count, seed: _codes(design, count, seed, 0.002),
         _facts(design),

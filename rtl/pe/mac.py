@@ -7,7 +7,7 @@ need no multiplier (powers of two, ternary), formats without exponents no shifte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyrtl
@@ -15,10 +15,10 @@ from pyrtl import WireVector
 
 from macloom.errors import MacloomError
 from macloom.formats.accumulator import IntegerAccumulator
-from macloom.formats.outliers.ovp import Ovp
 from macloom.formats.tensor import TensorFormat
 from macloom.rtl import wires as w
-from macloom.rtl.formats.decoder import PairPorts, identifier, pair_ports
+from macloom.rtl.formats.decoder import PairPorts, identifier
+from macloom.rtl.formats.operands import beside, operand_ports
 from macloom.rtl.pe.register import Register, accumulate, accumulate_wires, integers, saturates
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
@@ -64,19 +64,6 @@ def product_bits(a: PairPorts, b: PairPorts) -> int:
     return a.significand_bits + b.significand_bits + a.top - a.offset + b.top - b.offset
 
 
-def operand_ports(fmt: TensorFormat) -> PairPorts:
-    """Return the pairs that a format's decoder sends to the elements.
-
-    Raises:
-        MacloomError: the format has no decoder.
-    """
-    if isinstance(fmt, Ovp):
-        return pair_ports(fmt.normal).union(pair_ports(fmt.outlier))
-    if fmt.element is None:
-        raise MacloomError(f"rtl: format {fmt.name!r} has no element format, so that no pair reaches an element")
-    return pair_ports(fmt.element)
-
-
 def product_wires(mac: Mac, a: tuple[WireVector, WireVector], b: tuple[WireVector, WireVector]) -> WireVector:
     """Return the product of two pairs (exponent, significand) as an integer of the register's width."""
     return pair_product(mac.a, mac.b, mac.accumulator.bits, a, b)
@@ -87,8 +74,8 @@ def pair_product(
 ) -> WireVector:
     """Return the product of two pairs (exponent, significand) as an integer of so many bits, enough to hold it."""
     (ea, sa), (eb, sb) = a, b
-    if len(sa) <= 2 or len(sb) <= 2:
-        unit, other = (sa, sb) if len(sa) <= 2 else (sb, sa)
+    if left.unit_significands or right.unit_significands:
+        unit, other = (sa, sb) if left.unit_significands else (sb, sa)
         significand = _selected(unit, other)
     else:
         significand = pyrtl.signed_mult(sa, sb)
@@ -131,7 +118,7 @@ def _legal(mac: Mac, inputs: Values) -> np.ndarray:
     legal = np.ones(len(np.asarray(inputs["exponent_a"])), bool)
     for name, pair in (("a", mac.a), ("b", mac.b)):
         legal &= np.asarray(inputs[f"exponent_{name}"]) <= pair.top - pair.offset
-        if pair.significand_bits == 2:
+        if pair.unit_significands:
             legal &= np.asarray(inputs[f"significand_{name}"]) >= -1
     return legal
 
@@ -173,6 +160,7 @@ def _facts(mac: Mac) -> dict[str, object]:
         "accumulator": mac.accumulator.name,
         "accumulator_bits": mac.accumulator.bits,
         "product_bits": mac.product_bits,
+        "exponent_offset": mac.unit_exponent,
         "unit_exponent": mac.unit_exponent,
     }
 
@@ -214,7 +202,7 @@ def mac_pe(mac: Mac, module: str = "mac_pe") -> Unit:
         made = {p.name: p.values_of(made[p.name]) for p in operands}
         for name, pair in (("a", mac.a), ("b", mac.b)):
             made[f"exponent_{name}"] = np.minimum(made[f"exponent_{name}"], pair.top - pair.offset)
-            if pair.significand_bits == 2:
+            if pair.unit_significands:
                 made[f"significand_{name}"] = np.maximum(made[f"significand_{name}"], -1)
             runs = np.repeat(rng.random(-(-count // 64)) < 0.5, 64)[:count]  # sums that only grow
             made[f"significand_{name}"] = np.where(
@@ -256,4 +244,13 @@ def pe(a: TensorFormat, b: TensorFormat, accumulator: Register | None = None, mo
     """
     mac = Mac(a=operand_ports(a), b=operand_ports(b), accumulator=accumulator or IntegerAccumulator())
     names = identifier(a.name) if a == b else f"{identifier(a.name)}_{identifier(b.name)}"
-    return mac_pe(mac, module or f"{names}_pe")
+    unit = mac_pe(mac, module or f"{names}_pe")
+    return replace(unit, facts={**formats_facts(a, b), **unit.facts})
+
+
+def formats_facts(a: TensorFormat, b: TensorFormat) -> dict[str, object]:
+    """Return what a unit of two formats says of them; keys end in `_b` for the second."""
+    facts: dict[str, object] = {"format": a.name, "format_b": b.name, "code_bits": a.code_bits}
+    facts["code_bits_b"] = b.code_bits
+    besides = [reason for reason in dict.fromkeys(map(beside, (a, b))) if reason]
+    return facts | ({"beside": "; ".join(besides)} if besides else {})

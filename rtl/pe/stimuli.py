@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from macloom.formats.element import ElementFormat
+from macloom.formats.element import MAX_TABLE_BITS, ElementFormat
 from macloom.formats.elements.minifloat import FloatFormat
 
 
@@ -55,19 +55,28 @@ def scaled_blocks(
 
 
 def float_blocks(
-    elements: Sequence[FloatFormat], scales: Sequence[FloatFormat], block: int, count: int, seed: int, special: float
+    elements: Sequence[FloatFormat],
+    scales: Sequence[tuple[Sequence[str], FloatFormat]],
+    block: int,
+    count: int,
+    seed: int,
+    special: float,
 ) -> dict[str, np.ndarray]:
-    """Return blocks of codes `a0`, ..., `b0`, ... and, for formats of scales, `scale_a` and `scale_b` (int64).
+    """Return blocks of codes `a0`, ..., `b0`, ... and scales (int64).
 
-    Exponents are near each other, spread over all that there are, or of subnormals; some blocks cancel. A share of
-    the blocks given by `special` may hold infinities and NaN.
+    Exponents are near each other, spread over all that there are, or of subnormals; some blocks cancel or are nearly
+    all zeros. A share of the blocks given by `special` may hold infinities and NaN.
+
+    Args:
+        scales: names of the ports and format of the scales, of each side; none where there are no scales.
     """
     rng = np.random.default_rng(seed)
     made: dict[str, np.ndarray] = {}
     kind, odd = rng.integers(0, 5, count), rng.random(count) < special
+    zeros = np.where(rng.random(count) < 0.1, 0.9, 0.05)
     for name, element in zip("ab", elements, strict=True):
         t, e = element.mantissa_bits, element.exponent_bits
-        finite, top = np.isfinite(element.values), (1 << e) - 1
+        top = (1 << e) - 1
         base = rng.integers(0, top + 1, count)
         for i in range(block):
             near = np.clip(base + rng.integers(-2, 3, count), 0, top)
@@ -75,16 +84,27 @@ def float_blocks(
             field = np.choose(kind, [near, near, wide, rng.integers(0, top + 1, count), rng.integers(0, 2, count)])
             fraction = np.where(rng.random(count) < 0.2, 0, rng.integers(0, 1 << t, count))
             sign = rng.integers(0, 2, count) << (t + e)
-            code = np.where(rng.random(count) < 0.05, sign, sign | field << t | fraction)
-            made[f"{name}{i}"] = np.where(finite[code] | odd, code, sign | (1 << t))
+            code = np.where(rng.random(count) < zeros, sign, sign | field << t | fraction)
+            made[f"{name}{i}"] = np.where(np.isfinite(values_at(element, code)) | odd, code, sign | (1 << t))
     cancels, half = rng.random(count) < 0.15, block // 2
     for i in range(half):
         for name, element in zip("ab", elements, strict=True):
             flip = (1 << (element.bits - 1)) if name == "a" else 0
             made[f"{name}{i + half}"] = np.where(cancels, made[f"{name}{i}"] ^ flip, made[f"{name}{i + half}"])
-    for name, element in zip("ab", scales, strict=False):
-        top = (1 << element.bits) - 1
-        anywhere = rng.integers(0, top, count)
-        scale = np.where(rng.random(count) < 0.7, top // 2 + rng.integers(-9, 10, count), anywhere)
-        made[f"scale_{name}"] = np.where(rng.random(count) < special / 4, top, scale)
+    shared = rng.integers(-9, 10, count)
+    for ports, scale in scales:
+        codes = np.flatnonzero(~np.signbit(scale.values))  # NaN, too, which is the last
+        for port in ports:
+            anywhere = rng.integers(0, len(codes) - 1, count)
+            near = len(codes) // 2 + shared + rng.integers(-2, 3, count)
+            made[port] = codes[np.where(rng.random(count) < 0.7, near, anywhere)]
+            odd = rng.random(count) < special / (4 * len(ports))
+            made[port] = np.where(odd, rng.integers(0, 1 << scale.bits, count), made[port])
     return made
+
+
+def values_at(element: FloatFormat, codes: np.ndarray) -> np.ndarray:
+    """Return the values of codes, of float32 too, which has no table."""
+    if element.bits > MAX_TABLE_BITS:
+        return codes.astype(np.uint32).view(np.float32)
+    return element.values[codes]

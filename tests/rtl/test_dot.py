@@ -1,4 +1,4 @@
-"""Dot-product units and float registers in gates, against `macloom.gemm` and the definitions in fractions."""
+"""Dot units of blocks and float registers in gates, against `macloom.gemm` and the definitions in fractions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from macloom.errors import MacloomError
 from macloom.formats import get_accumulator, get_format
 from macloom.formats.accumulator import BlockAccumulator
 from macloom.formats.accumulators.reference import nearest_float32
-from macloom.formats.tensor_core import cases
-from macloom.formats.tensor_core.record import TensorCoreAccumulator
-from macloom.formats.tensor_core.reference import block as reference_block
 from macloom.formats.tensors.block import Block
 from macloom.rtl.float_units import adder, rounder, sums_of_all_lengths, to_float32
 from macloom.rtl.floats import FP32_REGISTER, FloatRegister, register_of
 from macloom.rtl.pe.block_dot import BlockDot, block_dot, block_dot_step
-from macloom.rtl.pe.products import dot_products
-from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot, tensor_dot_step
+from macloom.rtl.pe.products import dot_products, scaled
 from macloom.rtl.simulation import check_exhaustively, mismatches, run_unit, some_inputs
 
 
@@ -35,12 +31,6 @@ def block_design(a: str, accumulator: str, b: str | None = None) -> BlockDot:
     assert isinstance(right, Block)
     assert isinstance(chosen, BlockAccumulator)
     return BlockDot(a=left, b=right, accumulator=chosen)
-
-
-def core_design(a: str, b: str, core: str) -> TensorDot:
-    chosen = get_accumulator(core)
-    assert isinstance(chosen, TensorCoreAccumulator)
-    return TensorDot(a=get_format(a), b=get_format(b), core=chosen)
 
 
 # -- float arithmetic -----------------------------------------------------------------------------------------------
@@ -137,7 +127,7 @@ def test_products_of_matrices_in_blocks_equal_gemm(a, b, accumulator):
     left, right = design.a.encode(spread(rng, (3, 50))), design.b.encode(spread(rng, (4, 50)))
     run = dot_products(design, left, right)
     expected = macloom.gemm(left, right, accumulator)
-    np.testing.assert_array_equal(run.sums * np.float32(left.operand().outer * right.operand().outer), expected)
+    np.testing.assert_array_equal(scaled(design, run, left, right), expected)
     assert run.cycles == 12 * -(-50 // design.size)
 
 
@@ -155,63 +145,6 @@ def test_a_block_unit_that_rounds_ties_another_way_is_noticed():
     assert len(mismatches(unit, inputs, run_unit(other, inputs)))
 
 
-# -- tensor cores ---------------------------------------------------------------------------------------------------
-
-CORES = [
-    ("fp16", "fp16", "tc:volta-fp16"),
-    ("fp16", "fp16", "tc:volta-fp16-fp16,block=2,k=2"),
-    ("fp16", "fp16", "tc:ampere-fp16,block=2"),
-    ("fp16", "fp16", "tc:hopper-fp16,block=2"),
-    ("bf16", "bf16", "tc:ada-bf16,block=2"),
-    ("fp8_e4m3", "fp8_e4m3", "tc:ada-fp8,block=4"),
-    ("fp8_e4m3", "fp8_e5m2", "tc:hopper-fp8,block=4"),
-    ("fp8_e5m2", "fp8_e5m2", "tc:ada-fp8-fp16,block=4"),
-    ("fp8_e5m2", "fp8_e4m3", "tc:hopper-fp8,block=2,promote=2"),
-    ("fp16", "fp16", "tc:volta-fp16,block=2,fraction=12,align=nearest_even,rounding=nearest_even"),
-]
-
-
-@pytest.mark.parametrize("a, b, core", CORES)
-def test_one_block_of_a_tensor_core_equals_the_software(a, b, core):
-    _, wrong = check_exhaustively(tensor_dot_step(core_design(a, b, core)), count=350)
-    assert not len(wrong)
-
-
-@pytest.mark.parametrize("a, b, core", [CORES[0], CORES[3], CORES[6]])
-def test_one_block_of_a_tensor_core_equals_the_definition_in_fractions(a, b, core):
-    design = core_design(a, b, core)
-    unit = tensor_dot_step(design)
-    inputs = some_inputs(unit, 200, seed=11)
-    made = design.register.values_of(run_unit(unit, inputs)["next"])
-    cares = unit.cares(inputs)["next"] if unit.cares else np.ones(len(made), bool)
-    totals = design.register.values_of(inputs["total"])
-    left, right = (
-        np.stack([e.values[inputs[f"{n}{i}"]] for i in range(design.core.block)], axis=1)
-        for n, e in zip("ab", design.elements, strict=True)
-    )
-    smallest = design.elements[0].min_exponent, design.elements[1].min_exponent
-    for x, y, c, got in zip(left[cares], right[cares], totals[cares], made[cares], strict=True):
-        expected = reference_block(design.core, x.tolist(), y.tolist(), float(c), smallest)
-        assert got == expected or (np.isnan(got) and np.isnan(expected))
-
-
-@pytest.mark.parametrize("mode", ["spread", "cancel", "tiny", "bits"])
-@pytest.mark.parametrize("name, core", [("fp16", "tc:volta-fp16"), ("fp8_e5m2", "tc:ada-fp8,block=4,k=4")])
-def test_products_of_matrices_on_a_tensor_core_equal_gemm(name, core, mode):
-    design, rng = core_design(name, name, core), np.random.default_rng(9)
-    a, b = (cases.encoded(name, cases.codes(rng, name, (lines, 14), mode)) for lines in (3, 4))
-    assert cases.equal(dot_products(design, a, b).sums, macloom.gemm(a, b, core)).all()
-
-
-def test_a_running_tensor_core_equals_its_model_and_one_with_fewer_bits_does_not():
-    design = core_design("fp8_e4m3", "fp8_e4m3", "tc:hopper-fp8,block=2,k=2")
-    unit = tensor_dot(design)
-    inputs = some_inputs(unit, 400)
-    assert not len(mismatches(unit, inputs, run_unit(unit, inputs)))
-    narrow = tensor_dot(core_design("fp8_e4m3", "fp8_e4m3", "tc:hopper-fp8,block=2,k=2,fraction=12"))
-    assert len(mismatches(unit, inputs, run_unit(narrow, inputs)))
-
-
 # -- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -221,11 +154,6 @@ def test_a_running_tensor_core_equals_its_model_and_one_with_fewer_bits_does_not
         (lambda: block_design("mxfp4", "block:fp32", "nvfp4"), "have blocks of 32 and 16 elements"),
         (lambda: block_design("mxfp4", "block:fp32,size=12"), "must divide blocks of 32 elements, not 12"),
         (lambda: block_design("mxfp4", "block:fp32,inner=int20:saturate,every=mac"), "a tree of adders wraps, or satu"),
-        (lambda: core_design("int8", "int8", "tc:ampere-int8"), "sums integers, without alignment"),
-        (lambda: core_design("mxfp4", "mxfp4", "tc:blackwell-mxfp4"), "has no dot unit: groups with scales"),
-        (lambda: core_design("fp16", "fp16", "tc:volta-fp16,promote=8"), "added late, after every block"),
-        (lambda: core_design("bf16", "bf16", "tc:volta-fp16"), "takes fp16, not 'bf16'"),
-        (lambda: core_design("mxfp8_e4m3", "mxfp8_e4m3", "tc:hopper-fp8"), "takes no scales, not 'mxfp8_e4m3'"),
         (lambda: FloatRegister(exponent_bits=9, mantissa_bits=3), "a float register has 2 to 8 exponent bits"),
     ],
 )
