@@ -2,70 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from macloom._registry import Registry
-from macloom.arch import Dataflow
 from macloom.errors import MacloomError
 from macloom.formats.accumulator import (
-    Accumulator,
     BlockAccumulator,
     ExactAccumulator,
     IntegerAccumulator,
     get_accumulator,
 )
+from macloom.formats.accumulators.floating import Order
 from macloom.formats.element import ElementFormat
+from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import BF16, FP16
 from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.policy import Overflow
 from macloom.formats.tensor import TensorFormat
 from macloom.formats.tensor_core.presets import presets_taking
 from macloom.formats.tensor_core.record import TensorCoreAccumulator
 from macloom.formats.tensors.block import Block
 from macloom.rtl.array.design import ArrayDesign
 from macloom.rtl.array.run import array_unit
+from macloom.rtl.floats import register_of
+from macloom.rtl.format_units import fused_multiplier_of, hadamard_of, requantizer_of, scale_decoder_of
 from macloom.rtl.formats.block_encoder import block_encoder
-from macloom.rtl.formats.decoder import decoder
 from macloom.rtl.formats.encoder import encoder
-from macloom.rtl.formats.pair_decoder import pair_decoder
+from macloom.rtl.formats.operand_decoder import decoder_of
+from macloom.rtl.formats.operands import operand_ports, require_plain_codes
 from macloom.rtl.formats.pair_encoder import pair_encoder
 from macloom.rtl.formats.scaled_encoder import scaled_encoder
 from macloom.rtl.pe.block_dot import BlockDot, block_dot
-from macloom.rtl.pe.mac import WIDEST_ACCUMULATOR, operand_ports, pe, product_bits
+from macloom.rtl.pe.mac import WIDEST_ACCUMULATOR, pe, product_bits
 from macloom.rtl.pe.register import FixedPointRegister, Register
 from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot
 from macloom.rtl.unit import Unit
+from macloom.rtl.unit_kind import Shape, UnitKind
 
 # Room of a register above one product, for sums of 2**10 of them.
 GUARD_BITS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitKind:
-    """One kind of unit: what it is, and how a format's record makes it."""
-
-    summary: str
-    build: Callable[[TensorFormat, Shape], Unit]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Size and dataflow of an array, which other units ignore, and the accumulator of elements and dot units.
-
-    Attributes:
-        accumulator: None takes the unit's own: `accumulator_for` the format in elements and arrays, `block:fp32` in
-            dot units of blocks, and in those of tensor cores the oldest that takes the format.
-    """
-
-    rows: int = 8
-    cols: int = 8
-    dataflow: Dataflow = Dataflow.OS
-    accumulator: Accumulator | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "cols"):
-            if getattr(self, name) < 1:
-                raise MacloomError(f"rtl.{name}: must be a positive integer, not {getattr(self, name)}")
 
 
 UNITS: Registry[UnitKind] = Registry("unit", "macloom rtl --help")
@@ -95,8 +70,8 @@ def units_of(fmt: TensorFormat) -> list[str]:
     """Return the kinds of units that a format has.
 
     >>> from macloom.formats import get_format
-    >>> units_of(get_format("int4")), units_of(get_format("fp32"))
-    (['decoder', 'encoder', 'pe', 'array'], [])
+    >>> units_of(get_format("fp4_e2m1")), units_of(get_format("fp32"))
+    (['decoder', 'encoder', 'pe', 'tensor-dot', 'array'], ['tensor-dot'])
     """
     found = []
     for kind in UNITS:
@@ -109,6 +84,7 @@ def units_of(fmt: TensorFormat) -> list[str]:
 
 
 def _element(fmt: TensorFormat, kind: str) -> ElementFormat:
+    require_plain_codes(fmt, kind)
     if fmt.element is None:
         raise MacloomError(
             f"rtl: format {fmt.name!r} has no {kind}: it has no element format, so that no code of one value exists"
@@ -117,20 +93,35 @@ def _element(fmt: TensorFormat, kind: str) -> ElementFormat:
 
 
 def _decoder(fmt: TensorFormat, shape: Shape) -> Unit:
-    return pair_decoder(fmt) if isinstance(fmt, Ovp) else decoder(_element(fmt, "decoder"))
+    return decoder_of(fmt)
 
 
 def _encoder(fmt: TensorFormat, shape: Shape) -> Unit:
     if isinstance(fmt, Ovp):
-        return pair_encoder(fmt)
+        _own_policies(fmt, shape)
+        return pair_encoder(fmt, shape.source or FP16)
     element = _element(fmt, "encoder")
-    return encoder(element, FP16 if element.bits <= 8 else BF16)
+    source = shape.source or (FP16 if element.bits <= 8 else BF16)
+    return encoder(element, source, shape.rounding, shape.overflow)
+
+
+def _own_policies(fmt: TensorFormat, shape: Shape) -> None:
+    """Raise where policies are asked of an encoder that has those of its format."""
+    if shape.rounding is not None or shape.overflow is not Overflow.SATURATE:
+        raise MacloomError(
+            f"rtl.rounding: encoders of pairs and blocks round as their format says, here {fmt.name!r}; "
+            "leave rounding and overflow out, and name another format"
+        )
 
 
 def _block_encoder(fmt: TensorFormat, shape: Shape) -> Unit:
     if not isinstance(fmt, Block):
         raise MacloomError(f"rtl: format {fmt.name!r} has no block encoder: its elements share no scale in blocks")
-    return scaled_encoder(fmt) if fmt.two_level or fmt.float_scale else block_encoder(fmt)
+    _own_policies(fmt, shape)
+    source = shape.source or BF16
+    if isinstance(source, IntFormat):
+        raise MacloomError(f"rtl.source: block encoders take floats, such as bf16, not {source.name!r}")
+    return scaled_encoder(fmt, source) if fmt.two_level or fmt.float_scale else block_encoder(fmt, source)
 
 
 def _register(fmt: TensorFormat, shape: Shape) -> Register:
@@ -159,19 +150,38 @@ def _block_dot(fmt: TensorFormat, shape: Shape) -> Unit:
 
 
 def _tensor_dot(fmt: TensorFormat, shape: Shape) -> Unit:
-    core = shape.accumulator
+    element, core = _element(fmt, "tensor-core dot unit"), shape.accumulator
     if core is None:
-        scaled = fmt.block is not None
-        names = presets_taking(_element(fmt, "tensor-core dot unit"), scaled)
-        if not names:
-            raise MacloomError(f"rtl: format {fmt.name!r} has no tensor-core dot unit: no known tensor core takes it")
-        core = get_accumulator(names[0])
+        return tensor_dot(_oldest_core(fmt, presets_taking(element, fmt.block is not None)))
     if not isinstance(core, TensorCoreAccumulator):
         raise MacloomError(f"rtl.accumulator: a tensor-core dot unit has one of the form 'tc:...', not {core.name!r}")
     return tensor_dot(TensorDot(a=fmt, b=fmt, core=core))
 
 
+def _oldest_core(fmt: TensorFormat, names: list[str]) -> TensorDot:
+    """Return the dot unit of the oldest device that takes a format, with the core that takes the fewest others."""
+    if not names:
+        raise MacloomError(f"rtl: format {fmt.name!r} has no tensor-core dot unit: no known tensor core takes it")
+    cores = [core for core in map(get_accumulator, names) if isinstance(core, TensorCoreAccumulator)]
+    oldest = sorted((core for core in cores if core.device == cores[0].device), key=lambda core: len(core.takes))
+    reasons = []
+    for core in oldest:
+        try:
+            return TensorDot(a=fmt, b=fmt, core=core)
+        except MacloomError as error:
+            reasons.append(str(error).removeprefix("rtl: "))
+    raise MacloomError(f"rtl: {'; '.join(reasons)}")
+
+
 def _array(fmt: TensorFormat, shape: Shape) -> Unit:
+    require_plain_codes(fmt, "array")
+    chosen, outer = shape.accumulator, None
+    if isinstance(chosen, BlockAccumulator):
+        outer = register_of(chosen.outer)
+        if chosen.size is not None or chosen.order is not Order.ASCENDING:
+            raise MacloomError(f"rtl.accumulator: arrays add whole blocks in ascending order, not as {chosen.name!r}")
+        inner = None if isinstance(chosen.inner, ExactAccumulator) else chosen.inner
+        shape = replace(shape, accumulator=inner)
     register = _register(fmt, shape)
     if isinstance(register, FixedPointRegister):
         ports = operand_ports(fmt)
@@ -179,9 +189,10 @@ def _array(fmt: TensorFormat, shape: Shape) -> Unit:
             f"rtl.accumulator: arrays have integer registers of up to {WIDEST_ACCUMULATOR} bits, and one product of "
             f"{fmt.name!r} takes {product_bits(ports, ports)}; single elements have a fixed-point register for it"
         )
-    return array_unit(
-        ArrayDesign(a=fmt, b=fmt, rows=shape.rows, cols=shape.cols, dataflow=shape.dataflow, accumulator=register)
+    design = ArrayDesign(
+        a=fmt, b=fmt, rows=shape.rows, cols=shape.cols, dataflow=shape.dataflow, accumulator=register, outer=outer
     )
+    return array_unit(design)
 
 
 def accumulator_for(fmt: TensorFormat) -> Register:
@@ -200,10 +211,17 @@ def accumulator_for(fmt: TensorFormat) -> Register:
     return IntegerAccumulator(bits=min(max(32, width + GUARD_BITS), WIDEST_ACCUMULATOR))
 
 
-UNITS.add("decoder", UnitKind(summary="codes to exponent-integer pairs", build=_decoder))
-UNITS.add("encoder", UnitKind(summary="fp16 (or bf16) operands to codes", build=_encoder))
-UNITS.add("block-encoder", UnitKind(summary="a block of bf16 operands to its scale and codes", build=_block_encoder))
-UNITS.add("pe", UnitKind(summary="multiply pairs and accumulate integers", build=_pe))
-UNITS.add("block-dot", UnitKind(summary="products of a block, scaled, to a float register", build=_block_dot))
-UNITS.add("tensor-dot", UnitKind(summary="products of a tensor core's block, aligned and cut off", build=_tensor_dot))
-UNITS.add("array", UnitKind(summary="R x C elements, border decoders, controller", build=_array))
+for _name, _summary, _build, _takes in (
+    ("decoder", "codes to exponent-integer pairs", _decoder, ()),
+    ("encoder", "float or fixed-point operands to codes", _encoder, ("source", "rounding", "overflow")),
+    ("scale-decoder", "codes of scales to exponent-integer pairs", scale_decoder_of, ()),
+    ("block-encoder", "a block of float operands to its scale and codes", _block_encoder, ("source",)),
+    ("pe", "multiply pairs and accumulate integers", _pe, ("accumulator",)),
+    ("block-dot", "products of a block, scaled, to a float register", _block_dot, ("accumulator",)),
+    ("tensor-dot", "products of a tensor core's block, aligned and cut off", _tensor_dot, ("accumulator",)),
+    ("array", "R x C elements, border decoders, controller", _array, ("rows", "cols", "dataflow", "accumulator")),
+    ("hadamard", "butterflies of the Walsh-Hadamard transform of integers", hadamard_of, ("size",)),
+    ("requantizer", "sums, scaled by an integer and shifted, to codes", requantizer_of, ("accumulator", "rounding")),
+    ("fused-multiplier", "four multipliers as one twice as wide", fused_multiplier_of, ()),
+):
+    UNITS.add(_name, UnitKind(summary=_summary, build=_build, takes=_takes))

@@ -20,9 +20,10 @@ from macloom.formats.policy import Rounding
 from macloom.formats.tensors.block import Block, ScaleRule
 from macloom.rtl import wires as w
 from macloom.rtl.formats.block_stimuli import blocks
-from macloom.rtl.formats.decoder import identifier
-from macloom.rtl.formats.encoder import Conversion, rounded_raw
+from macloom.rtl.formats.decoder import identifier, pair_ports
+from macloom.rtl.formats.encoder import rounded_raw
 from macloom.rtl.formats.rounder import unpack_float
+from macloom.rtl.formats.source import Conversion, values_of
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 E8M0_BIAS = 127
@@ -74,7 +75,7 @@ def block_encoder(fmt: Block, source: FloatFormat = BF16, module: str | None = N
 
     def model(inputs: Values) -> Values:
         codes = np.stack([np.asarray(inputs[f"x{i}"]) for i in range(fmt.size)], axis=-1)
-        x = source.values[codes].astype(np.float32)
+        x = values_of(source, codes).astype(np.float32)
         encoded = fmt.encode(np.where(np.isfinite(x).all(axis=-1, keepdims=True), x, 0))
         elements = encoded.elements.reshape(x.shape).astype(np.int64)
         scales = encoded.scales.reshape(len(x), 1)[:, 0].astype(np.int64)
@@ -82,7 +83,7 @@ def block_encoder(fmt: Block, source: FloatFormat = BF16, module: str | None = N
 
     def cares(inputs: Values) -> Values:
         codes = np.stack([np.asarray(inputs[f"x{i}"]) for i in range(fmt.size)], axis=-1)
-        finite = np.asarray(np.isfinite(source.values[codes]).all(axis=-1))
+        finite = np.asarray(np.isfinite(values_of(source, codes)).all(axis=-1))
         return {name: finite for name in names}  # noqa: C420
 
     return Unit(
@@ -99,6 +100,7 @@ def block_encoder(fmt: Block, source: FloatFormat = BF16, module: str | None = N
         facts={
             "format": fmt.name,
             "code_bits": element.bits,
+            "exponent_offset": pair_ports(element).offset,
             "block": fmt.size,
             "rule": fmt.rule.value,
             "source": source.name,

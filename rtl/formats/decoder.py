@@ -8,7 +8,6 @@ it; any other format gets its table, as multiplexers. The model of all of them i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
@@ -18,78 +17,18 @@ from pyrtl import WireVector
 from macloom.errors import MacloomError
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.abfloat import AbFloat
+from macloom.formats.elements.decoded import DecodedFormat
 from macloom.formats.elements.flint import Flint
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import FloatFormat, Specials
 from macloom.formats.elements.posit import Posit
 from macloom.formats.elements.power import PowerOfTwo
 from macloom.rtl import wires as w
-from macloom.rtl.unit import Port, Unit, Values, Wires, signed_width
+from macloom.rtl.formats.pairs import PairPorts, PairWires, aligned_pairs, identifier, nan_codes, pair_ports
+from macloom.rtl.unit import Port, Unit, Values, Wires
 
 # Codes of more bits than this have no table of gates.
 WIDEST_TABLE = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairPorts:
-    """Widths of a pair: value = significand * 2**(exponent + offset), with exponent + offset up to `top`."""
-
-    offset: int
-    top: int
-    significand_bits: int
-
-    @property
-    def exponent_bits(self) -> int:
-        """At least 1, so that there is a port even where every exponent is the same."""
-        return max((self.top - self.offset).bit_length(), 1)
-
-    def union(self, other: PairPorts) -> PairPorts:
-        """Return ports wide enough for the pairs of both, with the lower offset."""
-        return PairPorts(
-            offset=min(self.offset, other.offset),
-            top=max(self.top, other.top),
-            significand_bits=max(self.significand_bits, other.significand_bits),
-        )
-
-
-@dataclass(frozen=True)
-class PairWires:
-    """The pair on wires, and what the code is where it is no finite number (None where that cannot be)."""
-
-    exponent: WireVector
-    significand: WireVector
-    nan: WireVector | None = None
-    infinity: WireVector | None = None
-
-
-def pairs_of(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
-    """Return exponent and significand of every code (int64), 0 and 0 where it has no value.
-
-    Raises:
-        MacloomError: codes are too wide to list.
-    """
-    if element.bits > 16:
-        raise MacloomError(f"rtl: format {element.name!r} has {element.bits}-bit codes; units exist up to 16 bits")
-    known = ~np.isnan(element.values)
-    pairs = [element.pair(code) if ok else (0, 0) for code, ok in enumerate(known.tolist())]
-    exponents, significands = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
-    return exponents, significands
-
-
-def pair_ports(element: ElementFormat) -> PairPorts:
-    """Return the widths of an element's pairs. A format of integers keeps a 1-bit exponent of 0.
-
-    >>> from macloom.formats import get_format
-    >>> pair_ports(get_format("fp8_e4m3").element)
-    PairPorts(offset=-9, top=5, significand_bits=5)
-    """
-    exponents, significands = aligned_pairs(element)
-    used = exponents[significands != 0]
-    return PairPorts(
-        offset=int(used.min()),
-        top=int(used.max()),
-        significand_bits=signed_width(int(significands.min()), int(significands.max())),
-    )
 
 
 def _fits(wire: WireVector, width: int) -> WireVector:
@@ -110,7 +49,7 @@ def pair_circuit(element: ElementFormat, code: WireVector, ports: PairPorts) -> 
     return PairWires(
         w.table(code, stored.tolist(), ports.exponent_bits),
         w.table(code, significands.tolist(), ports.significand_bits),
-        None if element.nan_code is None else w.table(code, _nan_codes(element).astype(int).tolist(), 1),
+        None if element.nan_code is None else w.table(code, nan_codes(element).astype(int).tolist(), 1),
         w.table(code, infinite.tolist(), 1) if element.infinity else None,
     )
 
@@ -254,7 +193,7 @@ def decoder(element: ElementFormat, module: str | None = None) -> Unit:
         return {name: wire for name, wire in named.items() if wire is not None}
 
     exponents, significands = aligned_pairs(element)
-    nan = _nan_codes(element)
+    nan = nan_codes(element)
     outputs = [
         Port(name="exponent", width=ports.exponent_bits),
         Port(name="significand", width=ports.significand_bits, signed=True),
@@ -283,30 +222,20 @@ def decoder(element: ElementFormat, module: str | None = None) -> Unit:
         circuit=circuit,
         model=model,
         cares=cares,
-        facts={"format": element.name, "code_bits": element.bits, "exponent_offset": ports.offset},
+        facts={
+            "format": element.name,
+            "code_bits": element.bits,
+            "exponent_offset": ports.offset,
+            **_rounded_values(element),
+        },
     )
 
 
-def aligned_pairs(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
-    """Return exponent and significand of every code as the circuit aligns them; 0 and 0 without a value.
-
-    The significands of posits have one width, with zeros below a short fraction.
-    """
-    exponents, significands = pairs_of(element)
-    if isinstance(element, Posit):
-        fraction = max(element.width - 3 - element.exponent_bits, 0)
-        lengths = np.array([abs(s).bit_length() for s in significands.tolist()])
-        shifts = np.where(significands != 0, fraction + 1 - lengths, 0)
-        exponents, significands = exponents - shifts, significands << shifts
-    return exponents, significands
-
-
-def _nan_codes(element: ElementFormat) -> np.ndarray:
-    """Return which codes are NaN; codes of no value at all do not count."""
-    if isinstance(element, FloatFormat):
-        return np.isnan(element.values)
-    return np.arange(1 << element.bits) == element.nan_code
-
-
-def identifier(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name.lower())
+def _rounded_values(element: ElementFormat) -> dict[str, str]:
+    """Return what to know of a table whose entries are the format's values rounded: the entries' format."""
+    if not isinstance(element, DecodedFormat) or element.table is None:
+        return {}
+    known = ~np.isnan(element.values)
+    if np.array_equal(element.values[known], element.operand_values[known]):
+        return {}
+    return {"values": f"rounded to {element.table.name}, as the multipliers see them"}

@@ -8,65 +8,22 @@ both is the record's own `encode`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
 import pyrtl
 from pyrtl import WireVector
 
-from macloom.errors import MacloomError
 from macloom.formats.element import ElementFormat
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import FloatFormat
 from macloom.formats.policy import Overflow, Rounding
 from macloom.rtl import wires as w
-from macloom.rtl.formats.decoder import identifier
+from macloom.rtl.formats.decoder import identifier, pair_ports
 from macloom.rtl.formats.interval_search import interval_search, intervals
-from macloom.rtl.formats.rounder import Raw, rounded_magnitude, unpack_float, unpack_integer
+from macloom.rtl.formats.rounder import Raw, increment, rounded_magnitude, unpack_float, unpack_integer
+from macloom.rtl.formats.source import Conversion, Source, changes, code_table, operands
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
-Source = FloatFormat | IntFormat
-WIDEST_SOURCE = 16
 NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """What an encoder does: element format, format of its input, rounding and overflow.
-
-    Attributes:
-        rounding: None takes the element's own.
-    """
-
-    element: ElementFormat
-    source: Source
-    rounding: Rounding | None = None
-    overflow: Overflow = Overflow.SATURATE
-
-    def __post_init__(self) -> None:
-        if self.source.bits > WIDEST_SOURCE or self.element.bits > WIDEST_SOURCE:
-            raise MacloomError(
-                f"rtl: an encoder of {self.element.name!r} from {self.source.name!r} does not exist: inputs and codes "
-                f"have at most {WIDEST_SOURCE} bits; take fp16, bf16 or a fixed-point operand"
-            )
-        if self.rounding is Rounding.STOCHASTIC:
-            raise MacloomError("rtl: encoders do not draw random numbers; choose another rounding than 'stochastic'")
-
-    @property
-    def mode(self) -> Rounding:
-        return self.rounding or self.element.default_rounding
-
-
-@lru_cache(maxsize=64)
-def code_table(conversion: Conversion) -> tuple[np.ndarray, np.ndarray]:
-    """Return the code (int64) of every input pattern, and where it is defined: not for a NaN without a code."""
-    patterns = np.arange(1 << conversion.source.bits)
-    x = conversion.source.values[patterns]
-    defined = ~np.isnan(x) | (conversion.element.nan_code is not None)
-    with np.errstate(invalid="ignore"):
-        codes = conversion.element.encode(np.where(defined, x, 0.0), conversion.mode, conversion.overflow)
-    return codes.astype(np.int64), defined
 
 
 def encoder(
@@ -78,7 +35,8 @@ def encoder(
 ) -> Unit:
     """Return the encoder of an element format: `x`, a code of `source`, to `code`.
 
-    A NaN takes the format's NaN, where it has one, and is not defined elsewhere.
+    A NaN takes the format's NaN, where it has one, and is not defined elsewhere; nor is anything that is not finite
+    where integers wrap.
 
     Raises:
         MacloomError: the input or the code is too wide, or the policies ask for what the format lacks.
@@ -89,24 +47,34 @@ def encoder(
     'fp4_e2m1_from_fp16_encoder'
     """
     conversion = Conversion(element=element, source=source, rounding=rounding, overflow=overflow)
-    codes, defined = code_table(conversion)
 
     def circuit(inputs: Wires) -> Wires:
         return {"code": encoded(conversion, inputs["x"])}
 
-    def pattern(inputs: Values) -> np.ndarray:
-        return np.asarray(inputs["x"]) & ((1 << source.bits) - 1)
+    def software(inputs: Values) -> tuple[np.ndarray, np.ndarray]:
+        patterns = np.asarray(inputs["x"]) & ((1 << source.bits) - 1)
+        if not conversion.listed:
+            return conversion.codes(patterns)
+        codes, defined = code_table(conversion)
+        return codes[patterns], defined[patterns]
+
+    if conversion.listed:
+        code_table(conversion)  # the policies are known to be the format's
+    else:
+        conversion.codes(np.zeros(1, np.int64))
 
     return Unit(
         module=module or f"{identifier(element.name)}_from_{identifier(source.name)}_encoder",
         inputs=(Port(name="x", width=source.bits, signed=isinstance(source, IntFormat) and source.signed),),
         outputs=(Port(name="code", width=element.bits),),
         circuit=circuit,
-        model=lambda inputs: {"code": codes[pattern(inputs)]},
-        cares=lambda inputs: {"code": defined[pattern(inputs)]},
+        model=lambda inputs: {"code": software(inputs)[0]},
+        cares=lambda inputs: {"code": software(inputs)[1]},
+        stimuli=None if conversion.listed else lambda count, seed: {"x": operands(conversion, count, seed)},
         facts={
             "format": element.name,
             "code_bits": element.bits,
+            "exponent_offset": pair_ports(element).offset,
             "source": source.name,
             "rounding": conversion.mode.value,
             "overflow": overflow.value,
@@ -116,6 +84,8 @@ def encoder(
 
 def encoded(conversion: Conversion, x: WireVector) -> WireVector:
     """Return the code of an input, by the rounder where the element's grid has one, else by search."""
+    if conversion.overflow is Overflow.WRAP:
+        return wrapped(conversion, x)
     return rounded(conversion, x) if _on_a_grid(conversion) else searched(conversion, x)
 
 
@@ -128,6 +98,33 @@ def _on_a_grid(conversion: Conversion) -> bool:
         and plain
         and (isinstance(source, IntFormat) or source.zero)
     )
+
+
+def wrapped(conversion: Conversion, x: WireVector) -> WireVector:
+    """Return the low bits of an integer or a float rounded to a step."""
+    element, source = conversion.element, conversion.source
+    assert isinstance(element, IntFormat)
+    bits = element.bits
+    if isinstance(source, FloatFormat):
+        raw = unpack_float(source, x, normalise=False)
+        # Where the leading one is beyond these bits, the last one of the significand is above the code's.
+        t = bits + len(raw.significand)
+        negative, magnitude = raw.negative, rounded_magnitude(raw, t, t - element.fraction_bits, conversion.mode)
+    else:
+        negative, magnitude = w.magnitude_of(x) if source.signed else (w.constant(0, 1), x)
+        magnitude = _in_steps(magnitude, source.fraction_bits - element.fraction_bits, conversion.mode)
+    magnitude = w.low(magnitude, bits) if len(magnitude) > bits else w.widened(magnitude, bits)
+    return w.low(w.with_sign(magnitude, negative), bits)
+
+
+def _in_steps(magnitude: WireVector, below: int, mode: Rounding) -> WireVector:
+    """Return an unsigned number that has so many bits below the step, or lacks as many, as rounded steps."""
+    if below <= 0:
+        return pyrtl.concat(magnitude, w.constant(0, -below)) if below else magnitude
+    wide = w.widened(magnitude, max(len(magnitude), below) + 1)
+    sticky = w.any_bit(wide[: below - 1]) if below > 1 else w.constant(0, 1)
+    kept = w.widened(wide[below:], len(wide) - below + 1)
+    return w.low(kept + w.widened(increment(mode, kept[0], wide[below - 1], sticky), len(kept)), len(kept))
 
 
 def rounded(conversion: Conversion, x: WireVector) -> WireVector:
@@ -201,11 +198,14 @@ def searched(conversion: Conversion, x: WireVector, used: np.ndarray | None = No
     """Return the code by binary search over the input patterns at which the code changes.
 
     Args:
-        used: bool for every input pattern, whether its code counts; all do unless given.
+        used: bool for every input pattern of up to 16 bits, whether its code counts; all do unless given.
     """
+    source, bits = conversion.source, conversion.element.bits
+    if not conversion.listed:
+        cuts = changes(conversion)
+        return interval_search([x[-1]], x[:-1], [s for s, _ in cuts], [c for _, c in cuts], bits)
     codes, defined = code_table(conversion)
     defined = defined if used is None else defined & used
-    source = conversion.source
     halves = [np.arange(1 << source.bits)]
     if isinstance(source, FloatFormat) and source.signed:
         halves = [halves[0][: 1 << (source.bits - 1)], halves[0][1 << (source.bits - 1) :]]
@@ -216,4 +216,4 @@ def searched(conversion: Conversion, x: WireVector, used: np.ndarray | None = No
     else:
         key, selector = x, []
     cuts = [intervals(codes[half], defined[half]) for half in halves]
-    return interval_search(selector, key, [s for s, _ in cuts], [c for _, c in cuts], conversion.element.bits)
+    return interval_search(selector, key, [s for s, _ in cuts], [c for _, c in cuts], bits)

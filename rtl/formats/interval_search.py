@@ -30,6 +30,8 @@ def interval_search(
         point = w.table(pyrtl.concat(*index), points, len(key)) if index else w.constant(points[0], len(key))
         found.append(w.inverted(key < point))
     index = [*selector, *found]
+    if not index:
+        return w.constant(chosen[0][0], bits)
     return w.table(pyrtl.concat(*index), [c for half in chosen for c in half], bits)
 
 

@@ -17,7 +17,9 @@ from macloom.formats.outliers.ovp import Assign, Ovp
 from macloom.formats.policy import Rounding
 from macloom.rtl import wires as w
 from macloom.rtl.formats.decoder import identifier
-from macloom.rtl.formats.encoder import Conversion, Source, encoded, searched
+from macloom.rtl.formats.encoder import encoded, searched
+from macloom.rtl.formats.operands import operand_ports
+from macloom.rtl.formats.source import WIDEST_LISTED, Conversion, Source, values_of
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 
@@ -42,10 +44,8 @@ def pair_encoder(fmt: Ovp, source: Source = FP16, module: str | None = None) -> 
     bits = fmt.normal.bits
     normal = Conversion(element=fmt.normal, source=source, rounding=Rounding.NEAREST_EVEN)
     outlier = Conversion(element=fmt.outlier, source=source, rounding=Rounding.NEAREST_EVEN)
-    patterns = np.arange(1 << source.bits)
-    beyond = np.abs(source.values) > fmt.boundary
-    # Magnitudes are patterns or integers of which this is the largest that is no outlier.
-    last = int(np.flatnonzero(source.values[: 1 << (source.bits - 1)] <= fmt.boundary).max())
+    beyond = np.abs(source.values) > fmt.boundary if normal.listed else None
+    last = _largest_inlier(fmt, source)
 
     def circuit(inputs: Wires) -> Wires:
         xs = inputs["x0"], inputs["x1"]
@@ -60,26 +60,30 @@ def pair_encoder(fmt: Ovp, source: Source = FP16, module: str | None = None) -> 
         return {"pair": pyrtl.concat(*slots)}
 
     def values(inputs: Values) -> np.ndarray:
-        codes = np.stack([np.asarray(inputs[n]) & (len(patterns) - 1) for n in ("x0", "x1")], axis=-1)
-        return source.values[codes]
+        codes = np.stack([np.asarray(inputs[n]) & ((1 << source.bits) - 1) for n in ("x0", "x1")], axis=-1)
+        return values_of(source, codes)
 
     def model(inputs: Values) -> Values:
-        largest = float(np.finfo(np.float32).max)  # more than any number of 16 bits
+        largest = float(np.finfo(np.float32).max)
         x = np.clip(np.nan_to_num(values(inputs), nan=0.0, posinf=largest, neginf=-largest), -largest, largest)
         slots = fmt.encode(x.astype(np.float32), scale=np.float32(1)).elements.astype(np.int64)
         return {"pair": slots[:, 0] << bits | slots[:, 1]}
 
     return Unit(
         module=module or f"{identifier(fmt.name)}_from_{identifier(source.name)}_encoder",
-        inputs=tuple(Port(name=n, width=source.bits, signed=isinstance(source, IntFormat)) for n in ("x0", "x1")),
+        inputs=tuple(
+            Port(name=n, width=source.bits, signed=isinstance(source, IntFormat) and source.signed)
+            for n in ("x0", "x1")
+        ),
         outputs=(Port(name="pair", width=2 * bits),),
         circuit=circuit,
         model=model,
         cares=lambda inputs: {"pair": np.asarray(~np.isnan(values(inputs)).any(axis=-1))},
-        stimuli=lambda count, seed: _pairs(fmt, source, count, seed),
+        stimuli=lambda count, seed: (_pairs if normal.listed else _wide_pairs)(fmt, source, count, seed),
         facts={
             "format": fmt.name,
             "code_bits": 2 * bits,
+            "exponent_offset": operand_ports(fmt).offset,
             "source": source.name,
             "assign": fmt.assign.value,
             "boundary": fmt.boundary,
@@ -87,9 +91,48 @@ def pair_encoder(fmt: Ovp, source: Source = FP16, module: str | None = None) -> 
     )
 
 
+def _largest_inlier(fmt: Ovp, source: Source) -> int:
+    """Return the largest magnitude, a pattern or an integer, that is no outlier."""
+    if source.bits <= WIDEST_LISTED:
+        magnitudes = source.values[: 1 << (source.bits - int(source.signed))]
+        return int(np.flatnonzero(magnitudes <= fmt.boundary).max())
+    nearest = np.float32(fmt.boundary)
+    return int(nearest.view(np.uint32)) - int(float(nearest) > fmt.boundary)
+
+
+def _signed(source: Source) -> bool:
+    """Return whether inputs are two's complement."""
+    return isinstance(source, IntFormat) and source.signed
+
+
 def _magnitude(source: Source, x: WireVector) -> WireVector:
     """Return what orders magnitudes: the bits below the sign, or the absolute integer."""
-    return w.magnitude_of(x)[1] if isinstance(source, IntFormat) else x[:-1]
+    if isinstance(source, IntFormat):
+        return w.magnitude_of(x)[1] if source.signed else x
+    return x[:-1]
+
+
+def _points(fmt: Ovp) -> np.ndarray:
+    """Return the format's values, what lies halfway between neighbours, and its boundary."""
+    grid = np.concatenate([e.encodable[0] for e in (fmt.normal, fmt.outlier)])
+    return np.concatenate([grid, (np.sort(grid)[1:] + np.sort(grid)[:-1]) / 2, [fmt.boundary, -fmt.boundary]])
+
+
+def _wide_pairs(fmt: Ovp, source: Source, count: int, seed: int) -> dict[str, np.ndarray]:
+    """Return pairs of float32 near the format's points, of all magnitudes, and twins that decide by position."""
+    rng = np.random.default_rng(seed)
+    points = _points(fmt).astype(np.float32).view(np.uint32).astype(np.int64)
+
+    def operand() -> np.ndarray:
+        near = rng.choice(points, count) + rng.integers(-2, 3, count)
+        spread = (rng.standard_normal(count) * rng.choice([1, 10, 60, 450], count)).astype(np.float32)
+        anything = rng.integers(0, 1 << 32, count)
+        return np.choose(rng.integers(0, 3, count), [near, spread.view(np.uint32).astype(np.int64), anything])
+
+    left, right = operand(), operand()
+    twin = (left ^ (rng.integers(0, 2, count) << 31)) + rng.integers(-1, 2, count)
+    right = np.where(rng.random(count) < 0.3, twin, right)
+    return {"x0": left & 0xFFFFFFFF, "x1": right & 0xFFFFFFFF}
 
 
 def _pairs(fmt: Ovp, source: Source, count: int, seed: int) -> dict[str, np.ndarray]:
@@ -98,8 +141,7 @@ def _pairs(fmt: Ovp, source: Source, count: int, seed: int) -> dict[str, np.ndar
     known = np.where(np.isfinite(source.values), source.values, 0.0)
     order = np.argsort(known, kind="stable")
     ascending = known[order]
-    grid = np.concatenate([e.encodable[0] for e in (fmt.normal, fmt.outlier)])
-    points = np.concatenate([grid, (np.sort(grid)[1:] + np.sort(grid)[:-1]) / 2, [fmt.boundary, -fmt.boundary]])
+    points = _points(fmt)
 
     def operand() -> np.ndarray:
         near = np.searchsorted(ascending, rng.choice(points, count)) + rng.integers(-2, 3, count)
@@ -113,6 +155,6 @@ def _pairs(fmt: Ovp, source: Source, count: int, seed: int) -> dict[str, np.ndar
     half = 1 << (source.bits - 1)
     twin = (left ^ (rng.integers(0, 2, count) * half)) if not isinstance(source, IntFormat) else (2 * half - left)
     right = np.where(rng.random(count) < 0.2, (twin + rng.integers(-1, 2, count)) & (2 * half - 1), right)
-    ports = [Port(name=n, width=source.bits, signed=isinstance(source, IntFormat)) for n in ("x0", "x1")]
+    ports = [Port(name=n, width=source.bits, signed=_signed(source)) for n in ("x0", "x1")]
     codes = left, right & (2 * half - 1)
     return {port.name: port.values_of(code.astype(np.uint64)) for port, code in zip(ports, codes, strict=True)}

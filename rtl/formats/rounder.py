@@ -108,10 +108,11 @@ def rounded_magnitude(raw: Raw, t: int, lowest: int, mode: Rounding) -> WireVect
     base = pyrtl.concat(binade, w.constant(0, t)) if t else binade
     size = max(len(base), len(kept)) + 1
     base = w.low(w.widened(base, size) + w.widened(kept, size), size)
-    return w.low(base + w.widened(_increment(mode, base[0], guard, lost), size), size)
+    return w.low(base + w.widened(increment(mode, base[0], guard, lost), size), size)
 
 
-def _increment(mode: Rounding, odd: WireVector, guard: WireVector, sticky: WireVector) -> WireVector:
+def increment(mode: Rounding, odd: WireVector, guard: WireVector, sticky: WireVector) -> WireVector:
+    """Return 1 where what is below a magnitude's step, its guard bit and whether any lower one is set, rounds it up."""
     match mode:
         case Rounding.NEAREST_EVEN:
             return guard & (sticky | odd)

@@ -20,8 +20,9 @@ from macloom.formats.elements.minifloat import BF16, FloatFormat
 from macloom.formats.tensors.block import Block
 from macloom.rtl import wires as w
 from macloom.rtl.formats.block_stimuli import blocks
-from macloom.rtl.formats.decoder import identifier
+from macloom.rtl.formats.decoder import identifier, pair_ports
 from macloom.rtl.formats.interval_search import interval_search, intervals
+from macloom.rtl.formats.source import WIDEST_LISTED
 from macloom.rtl.unit import Port, Unit, Values, Wires
 
 
@@ -90,6 +91,11 @@ def scaled_encoder(fmt: Block, source: FloatFormat = BF16, module: str | None = 
             f"rtl: format {fmt.name!r} has no block encoder of this kind: blocks of signed floats with an E4M3 scale "
             "that divides them have one (reciprocal=false)"
         )
+    if source.bits > WIDEST_LISTED:
+        raise MacloomError(
+            f"rtl: format {fmt.name!r} has no block encoder from {source.name}: its points are tried for every "
+            f"operand, which has at most {WIDEST_LISTED} bits; take bf16 or fp16"
+        )
     points = decision_points(fmt, source)
     depth = points.shape[1].bit_length()
     t, one = source.mantissa_bits, int(scale.encode(np.array(1.0)))
@@ -156,7 +162,13 @@ def scaled_encoder(fmt: Block, source: FloatFormat = BF16, module: str | None = 
         model=model,
         cares=cares,
         stimuli=lambda count, seed: blocks(fmt.size, source, count, seed, _range(fmt)),
-        facts={"format": fmt.name, "code_bits": element.bits, "block": fmt.size, "source": source.name},
+        facts={
+            "format": fmt.name,
+            "code_bits": element.bits,
+            "exponent_offset": pair_ports(element).offset,
+            "block": fmt.size,
+            "source": source.name,
+        },
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from macloom.errors import MacloomError
 from macloom.formats import get_format
 from macloom.formats.elements.integer import IntFormat
-from macloom.formats.elements.minifloat import BF16, FP16
+from macloom.formats.elements.minifloat import BF16, FP16, FP32
 from macloom.formats.outliers.ovp import Ovp
 from macloom.rtl.formats.pair_decoder import pair_decoder
 from macloom.rtl.formats.pair_encoder import pair_encoder
@@ -19,6 +19,7 @@ from macloom.rtl.simulation import check_exhaustively, mismatches, run_unit, som
 from macloom.rtl.unit import Unit
 
 FIXED = IntFormat(width=16, fraction_bits=4, symmetric=False)
+UNSIGNED = IntFormat(width=10, signed=False, fraction_bits=1)
 NAMES = ["ovp4", "ovp4:normal=flint4", "ovp8", "ovp4:assign=threshold", "ovp8:normal=int8,assign=threshold"]
 
 
@@ -28,7 +29,7 @@ def encoder_of(name: str, source: object = FP16) -> Unit:
     return pair_encoder(fmt, source)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("source", [FP16, BF16, FIXED], ids=lambda s: s.name)
+@pytest.mark.parametrize("source", [FP16, BF16, FP32, FIXED, UNSIGNED], ids=lambda s: s.name)
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_equal_those_of_the_format(name, source):
     _, wrong = check_exhaustively(encoder_of(name, source), count=6000)

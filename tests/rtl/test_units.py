@@ -11,8 +11,8 @@ import pytest
 from macloom.errors import MacloomError
 from macloom.formats import get_accumulator, get_format
 from macloom.formats.elements.integer import IntFormat
-from macloom.formats.elements.minifloat import BF16, FP16
-from macloom.formats.policy import Rounding
+from macloom.formats.elements.minifloat import BF16, FP16, FP32
+from macloom.formats.policy import Overflow, Rounding
 from macloom.formats.requantize import Requantize, Scheme, requantize_reference
 from macloom.formats.tensors.block import Block
 from macloom.rtl import verilator
@@ -21,6 +21,7 @@ from macloom.rtl.epilogue import output_encoder
 from macloom.rtl.export import verilog
 from macloom.rtl.float_units import rounder
 from macloom.rtl.formats.block_encoder import block_encoder
+from macloom.rtl.formats.encoder import encoder
 from macloom.rtl.formats.hadamard import hadamard
 from macloom.rtl.formats.scaled_encoder import scaled_encoder
 from macloom.rtl.pe.fused import fused_multiplier
@@ -28,6 +29,7 @@ from macloom.rtl.requantizer import ROUNDINGS, requantizer
 from macloom.rtl.simulation import check_exhaustively, mismatches, run_unit, some_inputs
 from macloom.rtl.unit import Unit
 
+INT8 = IntFormat(width=8)
 BLOCKS = [
     *("mxfp4:block=3", "mxfp4:block=3,rule=ceil", "mxfp4:block=3,rule=even", "mxfp8_e4m3:block=3,rule=even"),
     *("mxfp8_e5m2:block=3", "mxfp6_e3m2:block=3,rule=ceil", "mxint8:block=3", "bfp4:block=3", "bfp8:block=3"),
@@ -46,7 +48,7 @@ def float_scaled(name: str, source=BF16) -> Unit:
     return scaled_encoder(fmt, source)
 
 
-@pytest.mark.parametrize("source", [BF16, FP16], ids=lambda s: s.name)
+@pytest.mark.parametrize("source", [BF16, FP16, FP32], ids=lambda s: s.name)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block_encoders_equal_the_format(name, source):
     _, wrong = check_exhaustively(encoder_of(name, source), count=4000)
@@ -155,10 +157,15 @@ def test_verilator_agrees_on_every_unit_and_rejects_a_mutant():
     good = [encoder_of("mxfp4:block=3"), hadamard(8, 8), fused_multiplier(), requantizer()]
     layer = Requantize.from_scale(0.01, IntFormat(width=8))
     good += [float_scaled("nvfp4:block=3"), output_encoder(layer), build(get_format("ovp4"), "encoder")]
+    good += [build(get_format(name), "decoder") for name in ("kmeans:bits=2", "dgq4", "biscaled6")]
+    good += [encoder(get_format(name).element, FP32) for name in ("fp8_e4m3", "posit8_1")]
+    good += [build(get_format("mxfp4"), "scale-decoder"), encoder(INT8, FP32, None, Overflow.WRAP)]
     good += [build(get_format("fp8_e5m2"), "pe"), rounder(78, -32), *dot_units()]
     pairs = {
         "mutant": (requantizer(), requantizer(rounding=Rounding.TOWARD_ZERO)),
         "mutant_scale": (float_scaled("nvfp4:block=3"), encoder_of("mxfp4:block=3")),
+        "mutant_float32": (encoder(INT8, FP32), encoder(INT8, FP32, Rounding.NEAREST_AWAY)),
+        "mutant_wrap": (encoder(INT8, FP32, None, Overflow.WRAP), encoder(INT8, FP32)),
         "mutant_layer": (output_encoder(layer), output_encoder(replace(layer, scheme=Scheme.FLOOR))),
         "mutant_pair": (good[6], build(get_format("ovp4:assign=threshold"), "encoder")),
         "mutant_core": (good[-1], build(get_format("fp8_e4m3"), "tensor-dot", Shape(accumulator=CUT))),
@@ -185,6 +192,8 @@ def test_units_that_cannot_be_say_why():
         encoder_of("nvfp4")
     with pytest.raises(MacloomError, match="blocks of signed floats with an E4M3 scale that divides them have one"):
         float_scaled("mxfp4")
+    with pytest.raises(MacloomError, match="no block encoder from fp32: its points are tried for every operand"):
+        float_scaled("nvfp4", FP32)
     with pytest.raises(MacloomError, match="rtl.size: must be a power of two from 2 on, not 6"):
         hadamard(6, 8)
     with pytest.raises(MacloomError, match="rtl.width: must be from 1 to 61 bits for 4 values, not 62"):

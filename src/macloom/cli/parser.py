@@ -160,18 +160,11 @@ def build_parser() -> Parser:
     evaluate.add_argument("--lm-eval-limit", type=positive, metavar="N", help="the most documents of a task")
     evaluate.add_argument("--bootstrap-over", default="window", metavar="U", help="window or document (window)")
     evaluate.add_argument("--out", type=Path, metavar="PATH", help="result file; a sweep's directory, to be resumed")
-    evaluate.add_argument("--calibration", type=Path, metavar="FILE", help="what scales are calibrated on")
-    evaluate.add_argument("--calibration-windows", type=positive, metavar="N", help="how much of it (8)")
-    own = evaluate.add_argument_group("your own model, a directory in Hugging Face's layout")
-    own.add_argument("--stride", type=positive, metavar="N", help="tokens from window to window (the context)")
-    own.add_argument("--batch", type=positive, metavar="N", help="windows per forward pass (1)")
-    own.add_argument("--scales", metavar="S", help="of whole activation tensors: static or dynamic (static)")
-    own.add_argument("--rope", metavar="R", help="keys are rounded before or after rotation (after)")
-    own.add_argument("--edge-layers", type=positive, metavar="N", help="blocks at each end in another format")
-    own.add_argument("--edge-format", metavar="F", help="that format (fp16)")
-    own.add_argument("--activations", metavar="A", help="what is kept between blocks: fp32 or bf16 (fp32)")
-    own.add_argument("--images", type=Path, metavar="FILE.npy", help="for an image classifier, in place of --text")
-    own.add_argument("--state", type=Path, metavar="DIR", help="keeps what is done; an interrupted run goes on there")
+    from macloom.cli.own_options import add_calibration, add_own_model, add_state  # which read numbers as this does
+
+    add_calibration(evaluate)
+    add_own_model(evaluate)
+    add_state(evaluate)
 
     from macloom.cli.serving_options import add_serving  # which read numbers as this module does
     from macloom.cli.study_options import add_studies
@@ -244,12 +237,30 @@ def build_parser() -> Parser:
     rtl = add("rtl", "generate hardware of a format as Verilog, with a testbench, vectors and a waveform")
     rtl.add_argument("format", metavar="FORMAT", help="format, such as ovp4")
     rtl.add_argument(
-        "--unit", required=True, metavar="U", help="decoder, encoder, block-encoder, pe, block-dot, tensor-dot or array"
+        "--unit",
+        required=True,
+        metavar="U",
+        help="decoder, encoder, scale-decoder, block-encoder, pe, block-dot, tensor-dot, array, hadamard, requantizer "
+        "or fused-multiplier",
     )
     rtl.add_argument("--accumulator", metavar="ACC", help="register of the unit, such as int24 or block:bf16 (its own)")
-    rtl.add_argument("--rows", type=positive, default=8, metavar="R", help="rows of an array (8)")
-    rtl.add_argument("--cols", type=positive, default=8, metavar="C", help="columns of an array (8)")
-    rtl.add_argument("--dataflow", choices=("os", "ws"), default="os", metavar="D", help="array's: os or ws (os)")
+    rtl.add_argument("--source", metavar="S", help="what encoders take: fp16, bf16, fp32, int16:fraction=4, ... (fp16)")
+    rtl.add_argument(
+        "--rounding",
+        choices=("nearest_even", "nearest_away", "toward_zero", "to_odd"),
+        metavar="M",
+        help="of an encoder or a requantizer: nearest_even, nearest_away, toward_zero or to_odd (the format's)",
+    )
+    rtl.add_argument(
+        "--overflow",
+        choices=("saturate", "to_inf", "to_nan", "wrap"),
+        metavar="O",
+        help="of an encoder: saturate, to_inf, to_nan or wrap (saturate)",
+    )
+    rtl.add_argument("--size", type=positive, metavar="N", help="values of a Hadamard transform (8)")
+    rtl.add_argument("--rows", type=positive, metavar="R", help="rows of an array (8)")
+    rtl.add_argument("--cols", type=positive, metavar="C", help="columns of an array (8)")
+    rtl.add_argument("--dataflow", choices=("os", "ws"), metavar="D", help="array's: os or ws (os)")
     rtl.add_argument("--liberty", type=Path, metavar="FILE.lib", help="cells to say area and delay in")
     rtl.add_argument("--out", type=Path, metavar="DIR", help="directory (runs/rtl/FORMAT-U)")
     rtl.add_argument("--force", action="store_true", help="write into a directory that holds something")
