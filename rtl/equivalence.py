@@ -1,21 +1,37 @@
-"""Proofs by SAT that a module is the function that the software says.
+"""Proofs that a module is the function that the software says, or that somebody else wrote.
 
-The other side of a combinational proof is a truth table which the software codec writes as a `case`
-statement; that of a clocked one is a module of the same ports that somebody else wrote. A proof holds
-for every input, and for registers for every length of time.
+The other side of a combinational proof is a truth table which the software codec writes as a `case` statement, or
+Verilog written by hand (`macloom.rtl.reference`); that of a clocked one is hand-written, too. A proof holds for every
+input, and for registers for every length of time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pyrtl
+
+from macloom.rtl import abc
 from macloom.rtl.export import verilog
 from macloom.rtl.simulation import all_inputs
 from macloom.rtl.testbench import expected_bits
-from macloom.rtl.unit import Unit
+from macloom.rtl.unit import Port, Unit
 from macloom.rtl.yosys import run
 
-PROVED = "no model found: SUCCESS"
+PROVED = "proved"
+SECONDS = 60.0
+# Sweeping merges what is equal on both sides from the inputs on, multipliers of the same factors above all; what is
+# left goes to the prover. For registers the sweep is an induction over one cycle.
+COMBINATIONAL = "fraig -C 100; fraig -C 1000; iprove"
+CLOCKED = "scorr; dprove"
+# Both sides come to the same gates for the same operator: operands lose bits that only repeat the sign.
+TO_GATES = (
+    *("read_verilog -sv all.v", "hierarchy -check -top both", "proc", "flatten", "opt -fast", "wreduce", "opt -full"),
+    *("techmap", "opt -fast", "dffunmap", "aigmap", "opt_clean", "write_blif both.blif"),
+)
 
 
 def truth_table(unit: Unit, name: str) -> str:
@@ -53,11 +69,14 @@ endmodule
 """
 
 
-def prove_tables(units: Sequence[Unit], *, tables: Sequence[Unit] | None = None) -> dict[str, str]:
+def prove_tables(
+    units: Sequence[Unit], *, tables: Sequence[Unit] | None = None, blocks: Sequence[pyrtl.Block] | None = None
+) -> dict[str, str]:
     """Prove each combinational unit equal to the truth table of its own software, by SAT.
 
     Args:
         tables: units whose software writes the tables, if not the units themselves (for mutants).
+        blocks: circuits in place of the units' own (for mutants).
 
     Returns:
         by module: 'proved', or the counterexample that the solver found.
@@ -65,7 +84,8 @@ def prove_tables(units: Sequence[Unit], *, tables: Sequence[Unit] | None = None)
     texts, commands, logs = [], [], {}
     for number, (unit, other) in enumerate(zip(units, tables or units, strict=True)):
         table, checker = f"table_{number}", f"check_{number}"
-        texts += [verilog(unit), truth_table(other, table), _checker(unit, table, checker)]
+        text = verilog(unit, blocks[number] if blocks else None)
+        texts += [text, truth_table(other, table), _checker(unit, table, checker)]
         commands.append(f"tee -o {checker}.log sat -prove bad 0 -show in {checker}")
         logs[unit.module] = f"{checker}.log"
     script = "\n".join(
@@ -81,44 +101,118 @@ def prove_tables(units: Sequence[Unit], *, tables: Sequence[Unit] | None = None)
 
 
 def _verdict(log: str) -> str:
-    if PROVED in log:
-        return "proved"
+    if "no model found: SUCCESS" in log:
+        return PROVED
     model = [line.split() for line in log.splitlines() if line.strip().startswith("\\in")]
     return f"differs at input {model[0][1]}" if model else "not proved"
 
 
-def prove_by_induction(
-    unit: Unit, reference: str, name: str, parameters: Mapping[str, int], legal: Mapping[str, str]
-) -> bool:
-    """Return whether a clocked unit equals a module of the same ports, for all inputs and any length of time.
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A unit and a module of hand-written Verilog that it must equal, registers starting at 0 in both.
 
-    Both get the same inputs and start with all registers at 0; the proof is by temporal induction.
+    Attributes:
+        reference: name of the module.
+        source: Verilog that holds it.
+        parameters: values of its parameters.
+        ports: by port of the reference, the ports of the unit that it is, joined, highest first; same names unless
+            given.
+        limits: for input ports that do not get every value, the least and the largest one.
+        assume: Verilog expression over the input ports of a combinational unit that says where the unit is defined.
+    """
+
+    unit: Unit
+    reference: str
+    source: str
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    ports: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    assume: str = "1'b1"
+
+
+def prove(proof: Proof, block: pyrtl.Block | None = None, seconds: float = SECONDS) -> str:
+    """Prove a unit equal to its reference: 'proved', 'differs at ...' with inputs that show it, or 'not proved ...'.
+
+    Both sides become and-inverter graphs (yosys), on which abc merges equal nodes and proves that no output differs.
 
     Args:
-        reference: Verilog that holds the module `name`, with registers of the same meaning.
-        parameters: values of the reference's parameters.
-        legal: for input ports that do not get every value, the expression of `raw`, an arbitrary value of the
-            port, that stands for the values it gets.
+        block: a circuit in place of the unit's own (for mutants).
+        seconds: after which the prover gives up.
+
+    Raises:
+        MacloomError: yosys or abc is missing or fails.
     """
-    inputs = "".join(f", input [{p.width - 1}:0] raw_{p.name}" for p in unit.inputs)
-    given = "".join(
-        f"    wire [{p.width - 1}:0] {p.name} = {legal.get(p.name, 'raw').replace('raw', f'raw_{p.name}')};\n"
-        for p in unit.inputs
-    )
+    unit = proof.unit
+    text = "\n".join((verilog(unit, block), proof.source, _miter(proof)))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        made = run("\n".join(TO_GATES), {"all.v": text}, ("both.blif",))
+        (folder / "both.blif").write_text(made["both.blif"])
+        steps = CLOCKED if unit.clocked else COMBINATIONAL
+        log = abc.run(f"read_blif both.blif; strash; {steps}; print_status; write_cex -n cex.txt", folder, seconds)
+        if log is None:
+            return f"not proved in {seconds:.0f} s"
+        if "Status = 1" in log:
+            return PROVED
+        found = folder / "cex.txt"
+        if "Status = 0" not in log or not found.exists():
+            return "not proved: the prover gave up"
+        return f"differs at {_counterexample(proof, found.read_text())}"
+
+
+def _miter(proof: Proof) -> str:
+    """Return a module of both sides on the same inputs whose output is 1 where they differ."""
+    unit = proof.unit
+    inputs = [f"input [{p.width - 1}:0] raw_{p.name}" for p in unit.inputs]
+    head = ", ".join([*(["input clk"] if unit.clocked else []), *inputs, "output bad"])
+    given = "".join(f"    wire [{p.width - 1}:0] {p.name} = {_limited(proof, p)};\n" for p in unit.inputs)
     made = "".join(f"    wire [{p.width - 1}:0] u_{p.name}, r_{p.name};\n" for p in unit.outputs)
-    shared = "".join(f", .{p.name}({p.name})" for p in unit.inputs)
-
-    def outputs(prefix: str) -> str:
-        return "".join(f", .{p.name}({prefix}_{p.name})" for p in unit.outputs)
-
-    chosen = ", ".join(f".{key}({value})" for key, value in parameters.items())
-    both = f"""module both(input clk{inputs}, output bad);
-{given}{made}    {unit.module} unit(.clk(clk){shared}{outputs("u")});
-    {name} #({chosen}) reference(.clk(clk){shared}{outputs("r")});
-    assign bad = |{{{", ".join(f"u_{p.name} ^ r_{p.name}" for p in unit.outputs)}}};
+    clock = [".clk(clk)"] if unit.clocked else []
+    own = [*(f".{p.name}({p.name})" for p in unit.inputs), *(f".{p.name}(u_{p.name})" for p in unit.outputs)]
+    outputs = {p.name for p in unit.outputs}
+    ports = proof.ports or {p.name: (p.name,) for p in (*unit.inputs, *unit.outputs)}
+    other = [
+        f".{port}({{{', '.join(f'r_{name}' if name in outputs else name for name in names)}}})"
+        for port, names in ports.items()
+    ]
+    chosen = ", ".join(f".{key}({value})" for key, value in proof.parameters.items())
+    differ = ", ".join(f"u_{p.name} ^ r_{p.name}" for p in unit.outputs)
+    return f"""module both({head});
+{given}{made}    {unit.module} unit({", ".join(clock + own)});
+    {proof.reference} #({chosen}) reference({", ".join(clock + other)});
+    assign bad = ({proof.assume}) && |{{{differ}}};
 endmodule
 """
-    prove = "tee -o proof.log sat -tempinduct -set-init-zero -prove bad 0 -seq 1 -maxsteps 4 both"
-    script = "\n".join(["read_verilog -sv all.v", "hierarchy -top both", "proc", "flatten", "opt -full", prove])
-    log = run(script, {"all.v": verilog(unit) + reference + both}, ("proof.log",))["proof.log"]
-    return "SUCCESS" in log
+
+
+def _limited(proof: Proof, port: Port) -> str:
+    """Return the expression of a port's value: any, or held to its limits."""
+    raw = f"raw_{port.name}"
+    if port.name not in proof.limits:
+        return raw
+    low, high = (f"{port.width}'d{int(x) & ((1 << port.width) - 1)}" for x in proof.limits[port.name])
+    sign = "$signed" if port.signed else "$unsigned"
+    return f"{sign}({raw}) < {sign}({low}) ? {low} : {sign}({raw}) > {sign}({high}) ? {high} : {raw}"
+
+
+def _counterexample(proof: Proof, text: str) -> str:
+    """Return the inputs of abc's counterexample, cycle by cycle."""
+    cycles: dict[int, dict[str, int]] = {}
+    for line in text.splitlines():
+        words = line.split("@")
+        if not line.startswith("raw_") or len(words) != 2:
+            continue
+        name, (cycle, bit) = words[0].split()[0].removeprefix("raw_"), words[1].split("=")
+        port, _, place = name.partition("[")
+        values = cycles.setdefault(int(cycle), {})
+        values[port] = values.get(port, 0) | int(bit) << int(place.rstrip("]") or 0)
+    shown = []
+    for _, values in sorted(cycles.items()):
+        numbers = []
+        for port in proof.unit.inputs:
+            half = 1 << (port.width - 1) if port.signed else 0
+            value = (values.get(port.name, 0) ^ half) - half
+            low, high = proof.limits.get(port.name, (value, value))
+            numbers.append(f"{port.name}={min(max(value, low), high)}")
+        shown.append(", ".join(numbers))
+    return "; then ".join(shown)

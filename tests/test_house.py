@@ -22,7 +22,7 @@ import macloom
 ROOT = Path(__file__).resolve().parents[1]
 FRONT = ROOT / "src" / "macloom"
 ROOMS = ("arch", "explore", "formats", "rtl", "sim", "workloads")
-DATA_SUFFIXES = {".toml", ".json", ".safetensors", ".j2"}
+DATA_SUFFIXES = {".toml", ".json", ".safetensors", ".j2", ".v"}
 # design.md section 1: which rooms a room may import.
 MAY_IMPORT = {
     "formats": set(),

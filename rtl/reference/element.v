@@ -1,5 +1,6 @@
-// Written by hand, not generated: what the generated processing elements are proven equal to.
-module reference_pe #(
+// Multiply-accumulate element: sum + significand_a * significand_b * 2**(exponent_a + exponent_b), in a register that
+// wraps or saturates. Operands leave one cycle later. Written by hand from the definition, not generated.
+module reference_element #(
     parameter EA = 1, SA = 4, EB = 1, SB = 4, BITS = 32, SATURATE = 0
 ) (
     input clk,
@@ -23,10 +24,14 @@ module reference_pe #(
         significand_b_out = 0;
     end
 
-    wire signed [BITS:0] product = (significand_a * significand_b) <<< (exponent_a + exponent_b + {BITS{1'b0}});
-    wire signed [BITS:0] total = product + (clear ? 64'sd0 : sum);
-    localparam signed [BITS:0] TOP = (64'sd1 <<< (BITS - 1)) - 1;
-    localparam signed [BITS:0] BOTTOM = -TOP - 1;
+    localparam E = (EA > EB ? EA : EB) + 1;
+    wire signed [SA+SB-1:0] significand = significand_a * significand_b;
+    wire [E-1:0] exponent = exponent_a + exponent_b;
+    wire signed [BITS:0] wide = significand;
+    wire signed [BITS:0] product = wide <<< exponent;
+    wire signed [BITS:0] before = clear ? {(BITS + 1){1'b0}} : {sum[BITS-1], sum};
+    wire signed [BITS:0] total = product + before;
+    wire overflow = total[BITS] != total[BITS-1];
 
     always @(posedge clk) begin
         exponent_a_out <= exponent_a;
@@ -34,8 +39,7 @@ module reference_pe #(
         significand_a_out <= significand_a;
         significand_b_out <= significand_b;
         if (valid) begin
-            if (SATURATE && total > TOP) sum <= TOP[BITS-1:0];
-            else if (SATURATE && total < BOTTOM) sum <= BOTTOM[BITS-1:0];
+            if (SATURATE != 0 && overflow) sum <= {total[BITS], {(BITS - 1){~total[BITS]}}};
             else sum <= total[BITS-1:0];
         end
     end
