@@ -40,12 +40,14 @@ class GateCost:
         depth: gates on the longest path.
         switching: driven gate inputs that change per operation, on tensors of `tiny-outlier`.
         flip_flops: of the registers in it.
+        elements: products, or operands, that it takes at a time.
     """
 
     transistors: tuple[float, float]
     depth: tuple[float, float]
     switching: tuple[float, float]
     flip_flops: int = 0
+    elements: int = 1
     kind: Provenance = Provenance.ESTIMATED
 
     @property
@@ -89,27 +91,36 @@ def load_gate_costs() -> Mapping[str, Mapping[str, GateCost]]:
 
     Ratios are good to about 20 %, the spread of mapping styles and versions of the synthesis tool.
     """
-    document = _document()
-    kind = Provenance(document["provenance"]["kind"])
-
-    def cost(row: Mapping[str, Any]) -> GateCost:
-        def pair(figure: str) -> tuple[float, float]:
-            low, high = sorted(float(row[f"{figure}_{style}"]) for style in STYLES)
-            return low, high
-
-        return GateCost(
-            transistors=pair("transistors"),
-            depth=pair("depth"),
-            switching=pair("switching"),
-            flip_flops=int(row.get("flip_flops", 0)),
-            kind=kind,
-        )
-
     needed = [f"{figure}_{style}" for figure in FIGURES for style in STYLES]
     return {
-        name: {unit: cost(row) for unit, row in units.items() if all(key in row for key in needed)}
-        for name, units in document["costs"].items()
+        name: {unit: _cost(row) for unit, row in units.items() if all(key in row for key in needed)}
+        for name, units in _document()["costs"].items()
     }
+
+
+def _cost(row: Mapping[str, Any]) -> GateCost:
+    def pair(figure: str) -> tuple[float, float]:
+        low, high = sorted(float(row[f"{figure}_{style}"]) for style in STYLES)
+        return low, high
+
+    return GateCost(
+        transistors=pair("transistors"),
+        depth=pair("depth"),
+        switching=pair("switching"),
+        flip_flops=int(row.get("flip_flops", 0)),
+        elements=int(row.get("elements", 1)),
+        kind=Provenance(_document()["provenance"]["kind"]),
+    )
+
+
+@lru_cache(maxsize=1)
+def load_unit_costs() -> Mapping[str, GateCost]:
+    """Return the costs of units that take several elements at a time, by format and accumulator.
+
+    >>> load_unit_costs()["mxfp4 block:fp32"].elements
+    32
+    """
+    return {name: _cost(row) for name, row in _document()["units"].items()}
 
 
 def base_cost() -> GateCost:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from macloom._files import write_atomically
-from macloom.arch.gate_costs import GateCost, base_cost, gate_costs, row_of
+from macloom.arch.gate_costs import GateCost, base_cost, gate_costs, load_unit_costs, row_of
 from macloom.explore.labels import label_points
 from macloom.explore.pareto import pareto_front
 from macloom.explore.style import MUTED, PALETTE, plot_style, svg_text
@@ -110,6 +110,23 @@ def cost_cells(name: str) -> list[str]:
     ]
 
 
+def dot_cells() -> list[list[str]]:
+    """Return a row for each dot-product unit of a measured block format: its size, and one product beside int8's."""
+    measured, base, rows = read_measured(), base_cost(), []
+    for name, cost in load_unit_costs().items():
+        fmt, _, register = name.partition(" block:")
+        if fmt not in FORMATS or not register:
+            continue
+        each = [
+            span([ratio / cost.elements for ratio in cost.ratio(base, figure)], 2)
+            for figure in ("area_transistors", "switching")
+        ]
+        scores = [f"{float(measured[fmt, model]['kl_nats']):.4f}" for model in MODELS]
+        size = [str(cost.elements), span(cost.transistors), str(cost.flip_flops), span(cost.depth)]
+        rows.append([f"`{fmt}`", f"`block:{register}`", *size, *each, *scores])
+    return rows
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * words + " --: |" * (len(columns) - words)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
@@ -142,9 +159,9 @@ styles of yosys."""
 NOTES = """Transistors are those of two-input NAND, NOR and inverters without flip-flops. *Area to int8* counts a
 flip-flop as {flip_flop:.1f} transistors (NanGate 45 nm: DFF_X1 4.522 um2, NAND2_X1 0.798 um2). *Switching to int8*
 is the energy of one multiply-accumulate over that of int8 on tensors of `tiny-outlier`, without clock and wires. An
-encoder turns one fp16 value into a code. What a block adds is in no column: finding and storing its scale, and
-multiplying by it, so that `nvfp4` and `mxfp4` look as cheap as `fp4_e2m1`. The output head and what passes
-between operations stay fp16. Ratios
+encoder turns one fp16 value into a code. What a block adds is in no column of this first table: finding and storing
+its scale, and multiplying by it, so that `nvfp4` and `mxfp4` look as cheap as `fp4_e2m1`. Dot-product units have all of
+it but the encoder. The output head and what passes between operations stay fp16. Ratios
 are good to about 20 %, so that smaller differences mean nothing. The registers are 32 bits, or wider where one
 product needs it.
 
@@ -152,6 +169,10 @@ Perplexity is per byte, {windows} windows of {context} bytes of held-out text; K
 unquantized model. Weights, activations, keys and values all have the format; every scale is searched in the same
 way (`macloom evaluate --recipe`). The models are small and trained once: rankings are about these two models ([what
 they show](language-models.md)). `tan4` and `log4` hold magnitudes only, so that no weights can be stored in them."""
+
+BLOCKS = """A dot-product unit multiplies a whole block: decoders of all codes, multipliers, an exact tree of adders,
+rounding, both scales, and a float register, where an int8 element has a multiplier and an integer register of 32 bits.
+Everything after the tree is shared by the products of the block. `bfp8` has the unit of `mxint8`."""
 
 READING = """The line is the Pareto front: nothing to the left of it is more accurate. Sizes are those of the
 element alone, because a decoder serves a whole row or column of the array; [Hardware and its
@@ -166,6 +187,10 @@ def page() -> str:
     cost_columns = (
         *("format", "row", "decoder transistors", "depth", "encoder transistors", "depth"),
         *("element transistors", "flip-flops", "depth", "area to int8", "switching to int8"),
+    )
+    dot_columns = (
+        *("format", "register", "products", "transistors", "flip-flops", "depth"),
+        *("area of one, to int8", "switching of one, to int8", *(f"KL, `{model}`" for model in MODELS)),
     )
     score_columns = ["format"]
     for model in MODELS:
@@ -187,6 +212,9 @@ def page() -> str:
         f"{READING} On the front, smallest first: {fronts}.",
         "## Cost",
         table(cost_columns, ([f"`{name}`", *cost_cells(name)] for name in FORMATS), 2),
+        "## Blocks, with their scales",
+        BLOCKS,
+        table(dot_columns, dot_cells(), 2),
         "## Accuracy",
         table(score_columns, scores, 1),
         f"Unquantized: {unquantized}. Measured with PyTorch {first['torch']} and Python {first['python']}; sha256 of "

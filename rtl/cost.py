@@ -20,13 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from macloom.errors import MacloomError
+from macloom.errors import MacloomError, require_positive_integer
 from macloom.rtl.export import verilog
 from macloom.rtl.unit import WORD, Port, Unit, Values
 from macloom.rtl.yosys import run, version
 
 # How yosys maps adders: its own macro cells, or as the circuit writes them.
 STYLES = {"alumacc": "", "noalumacc": " -noalumacc"}
+# Logic is optimised by the script that yosys 0.70 gives abc, but for one number: abc looks for nodes that compute the
+# same, and gives up on a pair of them after so many conflicts of its SAT solver. With abc's own limit a sum of eight
+# 8-bit products keeps it busy for many minutes; with 100 it takes seconds.
+OPTIMISE = "strash;&get,-n;&fraig,-x,-C,{};&put;scorr;dc2;dretime;strash;&get,-n;&dch,-f;&nf;&put"
+CONFLICTS = 100
+YOSYS_CONFLICTS = 1_000_000
 FLIP_FLOP = re.compile(r"\$_S?DFF\w*_")
 # Gates of the mapping and the function of each.
 GATES = {
@@ -55,19 +61,41 @@ class Netlist:
     module: Mapping[str, Any] = field(repr=False)
 
 
-def synthesize(unit: Unit, style: str = "alumacc") -> Netlist:
-    """Return the unit mapped to gates.
+def logic_commands(unit: Unit, style: str, conflicts: int = CONFLICTS) -> tuple[str, ...]:
+    """Return the commands that read `unit.v` and make flat, optimised logic of it: `synth` with a limit for abc.
 
     Raises:
-        MacloomError: yosys is missing, or the style is not known.
+        MacloomError: the style is not known, or the limit is not positive.
     """
     if style not in STYLES:
         raise MacloomError(f"rtl.style: must be one of {', '.join(STYLES)}, not {style!r}")
+    require_positive_integer("rtl.conflicts", conflicts)
+    return (
+        "read_verilog unit.v",
+        f"synth -noabc -flatten -top {unit.module}{STYLES[style]}",
+        f"abc -script +{OPTIMISE.format(conflicts)}",
+        "opt -fast",
+    )
+
+
+def synthesize(unit: Unit, style: str = "alumacc", conflicts: int = CONFLICTS) -> Netlist:
+    """Return the unit mapped to gates.
+
+    Args:
+        unit: combinational or clocked.
+        style: how yosys maps adders.
+        conflicts: after how many of them abc leaves a pair of nodes alone; `YOSYS_CONFLICTS` is what yosys does, and
+            does not end on every unit.
+
+    Raises:
+        MacloomError: yosys is missing, the style is not known, or the limit is not positive.
+    """
     script = "\n".join(
         [
-            "read_verilog unit.v",
-            f"synth -flatten -top {unit.module}{STYLES[style]}",
-            *("dfflegalize -cell $_DFF_P_ 01", "abc -g cmos2", "opt_clean -purge"),
+            *logic_commands(unit, style, conflicts),
+            "dfflegalize -cell $_DFF_P_ 01",
+            f"abc -g cmos2 -script +{OPTIMISE.format(conflicts)}",
+            "opt_clean -purge",
             *("tee -o stat.txt stat -tech cmos", "tee -o path.txt ltp -noff", "write_json unit.json"),
         ]
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from macloom.errors import MacloomError
-from macloom.rtl.cost import STYLES
+from macloom.rtl.cost import logic_commands
 from macloom.rtl.export import verilog
 from macloom.rtl.unit import Unit
 from macloom.rtl.yosys import run, version
@@ -61,8 +61,7 @@ def map_to_library(unit: Unit, library: str | Path, style: str = "alumacc") -> M
         MacloomError: no such file, an unknown style, yosys is missing, or it cannot use the library.
     """
     path = Path(library)
-    if style not in STYLES:
-        raise MacloomError(f"rtl.style: must be one of {', '.join(STYLES)}, not {style!r}")
+    logic = logic_commands(unit, style)
     try:
         cells = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -71,8 +70,7 @@ def map_to_library(unit: Unit, library: str | Path, style: str = "alumacc") -> M
         raise MacloomError(f"rtl.liberty: {str(path)!r} must be a Liberty file, with a library (...) group")
     script = "\n".join(
         [
-            "read_verilog unit.v",
-            f"synth -flatten -top {unit.module}{STYLES[style]}",
+            *logic,
             "dfflibmap -liberty cells.lib",
             f"tee -o abc.txt abc -liberty cells.lib -script +{ABC}",
             "opt_clean -purge",

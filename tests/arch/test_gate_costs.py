@@ -8,7 +8,7 @@ import pytest
 
 import macloom.arch.gate_costs as gates
 from macloom.arch import Provenance
-from macloom.arch.gate_costs import gate_costs, load_gate_costs, row_of
+from macloom.arch.gate_costs import gate_costs, load_gate_costs, load_unit_costs, row_of
 from macloom.errors import MacloomError
 from macloom.formats import get_format
 
@@ -30,6 +30,17 @@ def test_what_needs_less_hardware_costs_less() -> None:
     assert mac["ternary"] < mac["pot4"] < mac["int4"] < mac["ovp4"] < mac["int8"] < mac["ovp8"] < mac["nf4"]
 
 
+def test_units_of_several_elements_say_how_many_they_take() -> None:
+    units = load_unit_costs()
+    blocks = {"mxfp4": 32, "mxfp6_e2m3": 32, "mxfp8_e4m3": 32, "mxfp8_e5m2": 32, "mxint8": 32, "bfp4": 32, "nvfp4": 16}
+    assert {name: units[f"{name} block:fp32"].elements for name in blocks} == blocks
+    assert units["mxfp4 block:fp32"].flip_flops == 32
+    # A product of a dot unit needs a multiplier at least, and no register of its own.
+    for name, product in (("mxint8 block:fp32", "int8 product"), ("bfp4 block:fp32", "int4 product")):
+        assert units[name].transistors[0] / units[name].elements > 0.8 * units[product].transistors[0]
+    assert load_gate_costs()["int8"]["mac"].elements == 1
+
+
 def test_a_ratio_spans_both_styles() -> None:
     costs = load_gate_costs()
     low, high = costs["posit8_0"]["encoder"].ratio(costs["fp8_e4m3"]["encoder"])
@@ -46,8 +57,8 @@ def test_rows_are_found_by_the_meaning_of_codes() -> None:
         n: row_of(get_format(n)) for n in ("mxfp4", "nvfp4", "bfp8", "mxint8", "mxfp8_e5m2", "fp16", "ovp8", "uint8")
     }
     assert found == {
-        "mxfp4": "fp4_e2m1", "nvfp4": "fp4_e2m1", "bfp8": "int8", "mxint8": "int8", "mxfp8_e5m2": None, "fp16": None,
-        "ovp8": "ovp8", "uint8": None,
+        "mxfp4": "fp4_e2m1", "nvfp4": "fp4_e2m1", "bfp8": "int8", "mxint8": "int8", "mxfp8_e5m2": "fp8_e5m2",
+        "fp16": None, "ovp8": "ovp8", "uint8": None,
     }  # fmt: skip
     assert row_of(get_format("mxfp4"), "no such unit") is None
 
@@ -58,7 +69,7 @@ def test_further_rows_and_units_are_read_past(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "rtl_costs.toml"
     path.write_text(gates.TABLE.read_text() + "\n" + text)
     monkeypatch.setattr(gates, "TABLE", path)
-    cached = (gates._document, gates.load_gate_costs, gates._row_of)
+    cached = (gates._document, gates.load_gate_costs, gates.load_unit_costs, gates._row_of)
     for function in cached:
         function.cache_clear()
     try:

@@ -111,6 +111,37 @@ def test_the_ratios_beside_published_ones_are_those_of_the_table() -> None:
         assert line.rstrip(" |").split("|")[-1].strip() == f"{value:.2f}", f"docs/hardware.md: {words}"
 
 
+def test_the_dot_units_on_the_hardware_page_are_those_of_the_table() -> None:
+    text = (DOCS / "rtl.md").read_text(encoding="utf-8")
+    document = tomllib.loads(gates.TABLE.read_text(encoding="utf-8"))
+    found = re.findall(r"^\| `([^`]+)`, `((?:block|tc):[^`]+)` \| (\d+) \| ([\d.-]+) \| ([\d.-]+) \|$", text, re.M)
+    assert len(found) >= 10
+    for name, accumulator, products, *shares in found:
+        row, base = document["units"][f"{name} {accumulator}"], document["costs"]["int8"]["mac"]
+        assert row["elements"] == int(products)
+        for figure, share in zip(("transistors", "switching"), shares, strict=True):
+            ratios = [row[f"{figure}_{s}"] / row["elements"] / base[f"{figure}_{s}"] for s in STYLES]
+            low, high = (f"{ratio:.2f}" for ratio in (min(ratios), max(ratios)))
+            assert share == (low if low == high else f"{low}-{high}"), f"docs/rtl.md: {name} {accumulator}"
+
+
+def test_what_the_decoders_factor_is_made_of_is_that_of_the_table() -> None:
+    text = (DOCS / "hardware.md").read_text(encoding="utf-8")
+    lines = [next(x for x in text.split("\n") if x.startswith(f"| {unit} | ")) for unit in ("element", "pair decoder")]
+    element, decoder = ([float(n.replace(",", "")) for n in re.findall(r"[\d,.]*\d", line)] for line in lines)
+    each = 0.798 / 4 * (28 / 45) ** 2  # um2 of a transistor: NAND2_X1 of NanGate 45 nm
+    units = gates.gate_costs("ovp4")
+    mac, product = units["mac"], gates.load_unit_costs()["ovp4 product"].transistors[0]
+    registers = mac.flip_flops * gates.FLIP_FLOP_TRANSISTORS
+    adder = mac.transistors[0] - product
+    wanted = [element[0] / each, mac.area_transistors[0], product, adder, 32, registers, mac.flip_flops]
+    assert element[2:] == [round(x) for x in wanted]
+    alone = units["decoder"].transistors[0]
+    held = alone + 22 * gates.FLIP_FLOP_TRANSISTORS
+    assert decoder[2:] == [round(x) for x in (decoder[0] / each, alone, held, 8, 14)]
+    assert f"a ratio of {held / product:.2f}" in text
+
+
 def test_the_scaling_models_on_the_page_are_those_of_the_tables() -> None:
     text = (DOCS / "hardware.md").read_text(encoding="utf-8")
     for words, name, digits in (("int8 element, um2: line", "int8_mac_area", 0),):
