@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-7  # nats; what is below is drawn here
 SIZE = 7.4, 4.6
-AXES = {"kl": "KL from the unquantized model, nats per token", "loss": "increase of the loss, nats per token"}
+AXES = {"kl": "KL from the unquantized model", "loss": "increase of the loss"}
 
 
 def frontier(found: PrecisionSearch, ax: Any = None) -> Any:
@@ -111,7 +111,7 @@ def _axes(ax: Any, found: PrecisionSearch) -> None:
         ax.yaxis.set_minor_formatter(NullFormatter())
     where = f" on {found.machine['accelerator']}" if found.machine["accelerator"] else ""
     ax.set_xlabel(f"{cost.label}, {found.map.model}{where}")
-    ax.set_ylabel(AXES[found.loss])
+    ax.set_ylabel(f"{AXES[found.loss]}, nats per {found.map.unit}")
 
 
 def frontier_figure(found: PrecisionSearch) -> str:
