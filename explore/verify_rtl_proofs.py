@@ -22,6 +22,7 @@ from macloom.rtl.equivalence import PROVED, Proof, prove, prove_tables
 from macloom.rtl.floats import register_of
 from macloom.rtl.formats.encoder import encoder
 from macloom.rtl.mutants import mutant, mutated
+from macloom.rtl.pe.fused_design import FusedMac
 from macloom.rtl.pe.mac import Mac, operand_ports
 from macloom.rtl.requantizer import ROUNDINGS
 from macloom.rtl.unit import Unit
@@ -42,6 +43,18 @@ ELEMENTS = (
     ("ternary", "int4", "int12:saturate,every=mac"),
     ("fp8_e4m3", "fp8_e4m3", ""),
     ("fp8_e5m2", "fp8_e5m2", ""),
+)
+# Narrow and wide: exponents in one or the other or none, registers that wrap or saturate, of one length or another.
+FUSED = (
+    (("int2", "int8"), ("fp6_e3m2", "")),
+    (("pot4", "int20"), ("int4", "int9")),
+    (("int2", "int5:saturate,every=mac"), ("int4", "int9")),
+    (("int2", "int9"), ("int4", "int8:saturate,every=mac")),
+)
+MORE_FUSED = (
+    (("int3", "int7:saturate,every=mac"), ("int6", "int13")),
+    (("int3", "int14"), ("int6", "int12:saturate,every=mac")),
+    (("fp4_e2m1", "int16"), ("int6", "int14")),
 )
 
 
@@ -90,6 +103,15 @@ def every_element() -> list[Proof]:
     return list(found.values())
 
 
+def fused_elements(cases: tuple[tuple[tuple[str, str], tuple[str, str]], ...]) -> list[Proof]:
+    """Return the proofs of elements of two widths, each given by its format and its register."""
+    designs = [
+        FusedMac(narrow=element(narrow, narrow, first), wide=element(wide, wide, second))
+        for (narrow, first), (wide, second) in cases
+    ]
+    return [proofs.fused_element_proof(design, f"fused_mac_pe_{index}") for index, design in enumerate(designs)]
+
+
 def output_encoders(schemes: tuple[Scheme, ...]) -> list[Proof]:
     layers = [Requantize.from_scale(0.01, IntFormat(width=8), scheme=s, zero_point=3) for s in schemes]
     return [proofs.output_encoder_proof(layer) for layer in layers]
@@ -108,6 +130,11 @@ GROUPS: dict[str, Group] = {
     "element": Group(default=elements, more=every_element, how="by induction over a cycle"),
     "fused multiplier": Group(
         default=lambda: [proofs.fused_proof(3)], more=lambda: [proofs.fused_proof(4)], how="by SAT"
+    ),
+    "fused element": Group(
+        default=lambda: fused_elements(FUSED),
+        more=lambda: fused_elements(MORE_FUSED),
+        how="by induction over a cycle",
     ),
     "Hadamard butterfly": Group(
         default=lambda: [proofs.hadamard_proof(4, 8)], more=lambda: [proofs.hadamard_proof(8, 4)], how="by SAT"

@@ -11,6 +11,7 @@ import numpy as np
 from macloom.formats import get_format, list_formats
 from macloom.formats.accumulator import BlockAccumulator, get_accumulator
 from macloom.formats.accumulators.floating import FloatAccumulator, SmallFloatAccumulator
+from macloom.formats.accumulators.integer import IntegerAccumulator
 from macloom.formats.elements.integer import IntFormat
 from macloom.formats.elements.minifloat import BF16, FP16, FP32
 from macloom.formats.outliers.ovp import Ovp
@@ -18,7 +19,7 @@ from macloom.formats.policy import Overflow, Rounding
 from macloom.formats.requantize import Requantize, Scheme
 from macloom.formats.tensor_core.record import TensorCoreAccumulator
 from macloom.formats.tensors.block import Block
-from macloom.rtl.catalog import build
+from macloom.rtl.catalog import accumulator_for, build
 from macloom.rtl.epilogue import output_encoder
 from macloom.rtl.float_units import adder, rounder
 from macloom.rtl.floats import register_of
@@ -28,6 +29,7 @@ from macloom.rtl.formats.encoder import encoder
 from macloom.rtl.formats.pair_encoder import pair_encoder
 from macloom.rtl.formats.scaled_encoder import scaled_encoder
 from macloom.rtl.pe.block_dot import BlockDot, block_dot_step
+from macloom.rtl.pe.fused_mac import fused_pe
 from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot_step
 from macloom.rtl.unit import Unit
 
@@ -40,6 +42,15 @@ BLOCKS = (
 )
 FLOAT_SCALES = ("nvfp4", "nvfp4:block=1")
 REGISTERS = ("fp32", "bf16", "fp16", "e4m3", "e4m3:saturate", "e3m2:to_odd", "e2m1:toward_zero", "e8m7:nearest_away")
+# A narrow and a wide format, and both registers where they are not those of the formats.
+FUSED = (
+    ("ovp4", "ovp8"),
+    ("int4", "int8"),
+    ("fp4_e2m1", "fp8_e4m3"),
+    ("int4", "int8", "int9:saturate,every=mac", "int18"),
+    ("int4", "ovp8", "int12", "int42:saturate,every=mac"),
+    ("ovp4", "int8", "int24", "int20:saturate,every=mac"),
+)
 BLOCK_DOTS = (
     *(("mxfp4:block=8", register) for register in ("block:fp32", "block:bf16", "block:fp16")),
     *((f"{name}:block=4", "block:fp32") for name in ("mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "bfp8")),
@@ -124,6 +135,20 @@ def output_encoders() -> list[Unit]:
     return [output_encoder(layer) for layer in layers]
 
 
+def fused_elements() -> list[Unit]:
+    made = []
+    for narrow, wide, *names in FUSED:
+        formats = get_format(narrow), get_format(wide)
+        registers = [accumulator_for(fmt) for fmt in formats]
+        for index, name in enumerate(names):
+            register = get_accumulator(name)
+            assert isinstance(register, IntegerAccumulator)
+            registers[index] = register
+        unit = fused_pe(*formats, *registers)
+        made.append(replace(unit, module="_".join([unit.module, *map(identifier, names)])))
+    return made
+
+
 def block_designs() -> list[BlockDot]:
     made = []
     for name, text in BLOCK_DOTS:
@@ -166,6 +191,7 @@ GROUPS: dict[str, tuple[Callable[[], list[Unit]], str, int]] = {
     "block encoder": (block_encoders, "the formats", 6_000),
     "float adder and rounder": (float_units, "the arithmetic room", 20_000),
     "output encoder": (output_encoders, "macloom.formats.requantize", 20_000),
+    "fused element": (fused_elements, "both formats' exact products", 20_000),
     "block dot": (block_dots, "the accumulators `block:...`", 6_000),
     "tensor-core dot": (tensor_dots, "the accumulators `tc:...`", 6_000),
 }

@@ -33,6 +33,7 @@ from macloom.rtl.formats.operands import operand_ports, require_plain_codes
 from macloom.rtl.formats.pair_encoder import pair_encoder
 from macloom.rtl.formats.scaled_encoder import scaled_encoder
 from macloom.rtl.pe.block_dot import BlockDot, block_dot
+from macloom.rtl.pe.fused_mac import fused_pe
 from macloom.rtl.pe.mac import WIDEST_ACCUMULATOR, pe, product_bits
 from macloom.rtl.pe.register import FixedPointRegister, Register
 from macloom.rtl.pe.tensor_dot import TensorDot, tensor_dot
@@ -140,6 +141,15 @@ def _pe(fmt: TensorFormat, shape: Shape) -> Unit:
     return pe(fmt, fmt, _register(fmt, shape))
 
 
+def _fused_pe(fmt: TensorFormat, shape: Shape) -> Unit:
+    narrow = shape.narrow
+    if narrow is None:
+        raise MacloomError(
+            "rtl.narrow: must be the format of the four narrow elements; give one, such as ovp4 for ovp8"
+        )
+    return fused_pe(narrow, fmt, _register(narrow, shape), _register(fmt, shape))
+
+
 def _block_dot(fmt: TensorFormat, shape: Shape) -> Unit:
     if not isinstance(fmt, Block):
         raise MacloomError(f"rtl: format {fmt.name!r} has no block dot unit: its elements share no scale in blocks")
@@ -217,6 +227,7 @@ for _name, _summary, _build, _takes in (
     ("scale-decoder", "codes of scales to exponent-integer pairs", scale_decoder_of, ()),
     ("block-encoder", "a block of float operands to its scale and codes", _block_encoder, ("source",)),
     ("pe", "multiply pairs and accumulate integers", _pe, ("accumulator",)),
+    ("fused-pe", "four narrow elements as one wide one", _fused_pe, ("accumulator", "narrow")),
     ("block-dot", "products of a block, scaled, to a float register", _block_dot, ("accumulator",)),
     ("tensor-dot", "products of a tensor core's block, aligned and cut off", _tensor_dot, ("accumulator",)),
     ("array", "R x C elements, border decoders, controller", _array, ("rows", "cols", "dataflow", "accumulator")),

@@ -11,6 +11,8 @@ from macloom.rtl.floats import FloatRegister
 from macloom.rtl.formats.decoder import PairPorts
 from macloom.rtl.formats.hadamard import hadamard
 from macloom.rtl.pe.fused import fused_multiplier
+from macloom.rtl.pe.fused_design import FusedMac
+from macloom.rtl.pe.fused_mac import fused_mac_pe
 from macloom.rtl.pe.mac import Mac, mac_pe
 from macloom.rtl.pe.register import saturates
 from macloom.rtl.reference import source
@@ -59,6 +61,25 @@ def fused_proof(half: int) -> Proof:
         source=source("fused_multiplier"),
         parameters={"HALF": half},
     )
+
+
+def fused_element_proof(design: FusedMac, module: str = "fused_mac_pe") -> Proof:
+    """Return the proof of an element of two widths, for everything on its ports, over any time.
+
+    It holds of registers that wrap, whose sums are modular, and of those that saturate where neither format has
+    exponents: a product of exponents that no decoder sends need not fit.
+    """
+    unit = fused_mac_pe(design, module)
+    widths = {port.name: port.width for port in unit.inputs}
+    sizes = {}
+    for name, narrow, wide in design.sides:
+        side = name.upper()
+        sizes |= {f"E{side}": widths[f"exponent_{name}"], f"S{side}": narrow.significand_bits}
+        for prefix, ports in (("N", narrow), ("W", wide)):
+            sizes[f"{prefix}E{side}"] = ports.exponent_bits if ports.top > ports.offset else 0
+    for prefix, mac in (("N", design.narrow), ("W", design.wide)):
+        sizes |= {f"{prefix}BITS": mac.accumulator.bits, f"{prefix}SATURATE": int(saturates(mac.accumulator))}
+    return Proof(unit=unit, reference="reference_fused_element", source=source("fused_element"), parameters=sizes)
 
 
 def hadamard_proof(size: int, width: int) -> Proof:

@@ -35,6 +35,7 @@ class Shape:
         rounding: of encoders of single elements and of requantizers; None takes the format's own.
         overflow: of encoders of single elements.
         size: values of a Hadamard transform.
+        narrow: format of the four elements that a fused one is made of.
     """
 
     rows: int = 8
@@ -45,6 +46,7 @@ class Shape:
     rounding: Rounding | None = None
     overflow: Overflow = Overflow.SATURATE
     size: int = 8
+    narrow: TensorFormat | None = None
 
     def __post_init__(self) -> None:
         for name in ("rows", "cols", "size"):

@@ -113,14 +113,14 @@ def _operand_ports(mac: Mac) -> tuple[Port, ...]:
     )
 
 
-def _legal(mac: Mac, inputs: Values) -> np.ndarray:
+def legal(mac: Mac, inputs: Values) -> np.ndarray:
     """Return which inputs a decoder can send: exponents up to the top, unit significands from -1 to 1."""
-    legal = np.ones(len(np.asarray(inputs["exponent_a"])), bool)
+    fits = np.ones(len(np.asarray(inputs["exponent_a"])), bool)
     for name, pair in (("a", mac.a), ("b", mac.b)):
-        legal &= np.asarray(inputs[f"exponent_{name}"]) <= pair.top - pair.offset
+        fits &= np.asarray(inputs[f"exponent_{name}"]) <= pair.top - pair.offset
         if pair.unit_significands:
-            legal &= np.asarray(inputs[f"significand_{name}"]) >= -1
-    return legal
+            fits &= np.asarray(inputs[f"significand_{name}"]) >= -1
+    return fits
 
 
 def mac_step(mac: Mac, module: str = "mac_step") -> Unit:
@@ -145,14 +145,14 @@ def mac_step(mac: Mac, module: str = "mac_step") -> Unit:
         outputs=(Port(name="next", width=bits, signed=True),),
         circuit=circuit,
         model=lambda inputs: {"next": accumulate(mac.accumulator, inputs["total"], _product(mac, inputs))},
-        cares=lambda inputs: {"next": _legal(mac, inputs)},
+        cares=lambda inputs: {"next": legal(mac, inputs)},
         facts=_facts(mac),
     )
 
 
 def _product(mac: Mac, inputs: Values) -> np.ndarray:
     """Return the products, 0 for pairs that no decoder sends, which might not fit."""
-    return np.where(_legal(mac, inputs), products(inputs, mac.accumulator.bits), 0)
+    return np.where(legal(mac, inputs), products(inputs, mac.accumulator.bits), 0)
 
 
 def _facts(mac: Mac) -> dict[str, object]:
@@ -213,11 +213,11 @@ def mac_pe(mac: Mac, module: str = "mac_pe") -> Unit:
     def cares(inputs: Values) -> Values:
         # A product that no decoder sends spoils the sum until it is cleared.
         spoilt, clean = False, []
-        for legal, clear, valid in zip(
-            _legal(mac, inputs).tolist(), inputs["clear"].tolist(), inputs["valid"].tolist(), strict=True
+        for fits, clear, valid in zip(
+            legal(mac, inputs).tolist(), inputs["clear"].tolist(), inputs["valid"].tolist(), strict=True
         ):
             clean.append(not spoilt)
-            spoilt = ((spoilt and not clear) or not legal) if valid else spoilt
+            spoilt = ((spoilt and not clear) or not fits) if valid else spoilt
         return {"sum": np.array(clean)}
 
     return Unit(

@@ -37,6 +37,7 @@ Fail = Callable[..., str]
             ("promote", 1),
         ),
         (["int4", "--unit", "pe"], "int4_pe", ("sum", 32)),
+        (["ovp8", "--unit", "fused-pe", "--narrow", "ovp4"], "ovp4_ovp8_fused_pe", ("significand_a", 8)),
         (["mxfp4", "--unit", "scale-decoder"], "e8m0_scale_decoder", ("exponent", 8)),
         (["kmeans:bits=2", "--unit", "decoder"], "kmeans_bits_2_decoder", ("entry3", 16)),
         (["affine4", "--unit", "decoder"], "affine4_decoder", ("zero", 4)),
@@ -134,6 +135,15 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, fail: Fa
         (["ovp4", "--unit", "scale-decoder"], "has no scale decoder: it has no scale that is a number of its own"),
         (["int4", "--unit", "pe", "--source", "fp32"], "rtl.source: belongs to encoder, block-encoder, not to pe"),
         (["int4", "--unit", "pe", "--rows", "4"], "rtl.rows: belongs to array, not to pe; leave it out"),
+        (
+            ["int8", "--unit", "fused-pe"],
+            "rtl.narrow: must be the format of the four narrow elements; give one, such as",
+        ),
+        (["int8", "--unit", "pe", "--narrow", "int4"], "rtl.narrow: belongs to fused-pe, not to pe; leave it out"),
+        (
+            ["int8", "--unit", "fused-pe", "--narrow", "int3"],
+            "make wide ones of up to 6, and those of operand a have 8",
+        ),
         (["int4", "--unit", "decoder", "--size", "4"], "rtl.size: belongs to hadamard, not to decoder; leave it out"),
         (["int4", "--unit", "encoder", "--source", "fp33"], "rtl.source: unknown name 'fp33'; did you mean 'fp32'"),
         (["int4", "--unit", "encoder", "--source", "int40"], "int.width: must be an integer from 2 to 16, not 40"),

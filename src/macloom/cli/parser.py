@@ -240,8 +240,8 @@ def build_parser() -> Parser:
         "--unit",
         required=True,
         metavar="U",
-        help="decoder, encoder, scale-decoder, block-encoder, pe, block-dot, tensor-dot, array, hadamard, requantizer "
-        "or fused-multiplier",
+        help="decoder, encoder, scale-decoder, block-encoder, pe, fused-pe, block-dot, tensor-dot, array, hadamard, "
+        "requantizer or fused-multiplier",
     )
     rtl.add_argument("--accumulator", metavar="ACC", help="register of the unit, such as int24 or block:bf16 (its own)")
     rtl.add_argument("--source", metavar="S", help="what encoders take: fp16, bf16, fp32, int16:fraction=4, ... (fp16)")
@@ -258,6 +258,7 @@ def build_parser() -> Parser:
         help="of an encoder: saturate, to_inf, to_nan or wrap (saturate)",
     )
     rtl.add_argument("--size", type=positive, metavar="N", help="values of a Hadamard transform (8)")
+    rtl.add_argument("--narrow", metavar="F", help="of a fused-pe: format of its four narrow elements, such as ovp4")
     rtl.add_argument("--rows", type=positive, metavar="R", help="rows of an array (8)")
     rtl.add_argument("--cols", type=positive, metavar="C", help="columns of an array (8)")
     rtl.add_argument("--dataflow", choices=("os", "ws"), metavar="D", help="array's: os or ws (os)")

@@ -11,7 +11,7 @@ from macloom.rtl.toolchain import need
 from macloom.units import format_quantity
 
 # Options that have no default, and are an error for units that do not take them.
-OWN = ("accumulator", "source", "rounding", "overflow", "size", "rows", "cols", "dataflow")
+OWN = ("accumulator", "source", "rounding", "overflow", "size", "narrow", "rows", "cols", "dataflow")
 
 
 def run(options: Namespace, console: Console) -> None:
@@ -42,6 +42,7 @@ def run(options: Namespace, console: Console) -> None:
         rounding=None if options.rounding is None else Rounding(options.rounding),
         overflow=Overflow(options.overflow or "saturate"),
         size=options.size or 8,
+        narrow=None if options.narrow is None else get_format(options.narrow),
     )
     unit = build(fmt, options.unit, shape)
     facts = describe(unit)
