@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from macloom.errors import MacloomError
 from macloom.formats import get_format, list_formats
-from macloom.formats.accumulator import get_accumulator
+from macloom.formats.accumulator import BlockAccumulator, get_accumulator
 from macloom.formats.accumulators.floating import SmallFloatAccumulator
 from macloom.formats.accumulators.integer import IntegerAccumulator
 from macloom.formats.elements.integer import IntFormat
@@ -16,12 +16,14 @@ from macloom.formats.elements.minifloat import FloatFormat
 from macloom.formats.outliers.ovp import Ovp
 from macloom.formats.requantize import Requantize, Scheme
 from macloom.formats.tensor import TensorFormat
+from macloom.formats.tensors.block import Block
 from macloom.rtl import proofs
 from macloom.rtl.catalog import accumulator_for
 from macloom.rtl.equivalence import PROVED, Proof, prove, prove_tables
 from macloom.rtl.floats import register_of
 from macloom.rtl.formats.encoder import encoder
 from macloom.rtl.mutants import mutant, mutated
+from macloom.rtl.pe.block_dot import BlockDot
 from macloom.rtl.pe.fused_design import FusedMac
 from macloom.rtl.pe.mac import Mac, operand_ports
 from macloom.rtl.requantizer import ROUNDINGS
@@ -126,6 +128,16 @@ def adders(names: tuple[str, ...], reference: str = "reference_adder") -> list[P
     return found
 
 
+def block_dots(*sizes: int, scales: tuple[int, int] = (0, 254)) -> list[Proof]:
+    accumulator, found = get_accumulator("block:bf16"), []
+    assert isinstance(accumulator, BlockAccumulator)
+    for size in sizes:
+        fmt = get_format(f"mxfp4:block={size}")
+        assert isinstance(fmt, Block)
+        found.append(proofs.block_dot_proof(BlockDot(a=fmt, b=fmt, accumulator=accumulator), scales))
+    return found
+
+
 GROUPS: dict[str, Group] = {
     "element": Group(default=elements, more=every_element, how="by induction over a cycle"),
     "fused multiplier": Group(
@@ -158,6 +170,11 @@ GROUPS: dict[str, Group] = {
         default=lambda: adders(("e4m3",), ALIGNED),
         more=lambda: adders(("e3m2", "e3m2:to_odd", "e3m2:saturate", "fp16", "bf16"), ALIGNED),
         how="an adder with guard, round and sticky bits, by SAT",
+    ),
+    "MXFP4 block dot step": Group(
+        default=lambda: block_dots(2, scales=(120, 135)),
+        more=lambda: block_dots(1, 2),
+        how="its products, scales and bf16 register, by SAT",
     ),
     "rounder": Group(
         default=lambda: [proofs.rounder_proof(24, 0)],

@@ -10,6 +10,7 @@ from macloom.rtl.float_units import adder, rounder
 from macloom.rtl.floats import FloatRegister
 from macloom.rtl.formats.decoder import PairPorts
 from macloom.rtl.formats.hadamard import hadamard
+from macloom.rtl.pe.block_dot import BlockDot, block_dot_step
 from macloom.rtl.pe.fused import fused_multiplier
 from macloom.rtl.pe.fused_design import FusedMac
 from macloom.rtl.pe.fused_mac import fused_mac_pe
@@ -80,6 +81,22 @@ def fused_element_proof(design: FusedMac, module: str = "fused_mac_pe") -> Proof
     for prefix, mac in (("N", design.narrow), ("W", design.wide)):
         sizes |= {f"{prefix}BITS": mac.accumulator.bits, f"{prefix}SATURATE": int(saturates(mac.accumulator))}
     return Proof(unit=unit, reference="reference_fused_element", source=source("fused_element"), parameters=sizes)
+
+
+def block_dot_proof(design: BlockDot, scales: tuple[int, int] = (0, 254)) -> Proof:
+    """Return the proof of a step of the MXFP4 dot unit, for every code and total, and scales from one to another."""
+    unit, lanes = block_dot_step(design), range(design.size - 1, -1, -1)
+    return Proof(
+        unit=unit,
+        reference="reference_block_dot",
+        source=source("float") + source("block_dot"),
+        parameters={"N": design.size, "T": design.register.mantissa_bits},
+        ports={
+            **{name: tuple(f"{name}{i}" for i in lanes) for name in "ab"},
+            **{name: (name,) for name in ("scale_a", "scale_b", "total", "next")},
+        },
+        limits=dict.fromkeys(("scale_a", "scale_b"), scales),
+    )
 
 
 def hadamard_proof(size: int, width: int) -> Proof:
