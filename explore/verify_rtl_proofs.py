@@ -173,7 +173,7 @@ GROUPS: dict[str, Group] = {
     ),
     "MXFP4 block dot step": Group(
         default=lambda: block_dots(2, scales=(120, 135)),
-        more=lambda: block_dots(1, 2),
+        more=lambda: block_dots(2),
         how="its products, scales and bf16 register, by SAT",
     ),
     "rounder": Group(
