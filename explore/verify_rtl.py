@@ -82,12 +82,13 @@ def checks(options: Options) -> Iterator[Check]:
 def planned(options: Options) -> tuple[list[Callable[[], Check]], list[Check]]:
     """Return the checks that the installed tools allow, not yet run, and what stands for the others."""
     kinds = ("decoder", "encoder", "pe")
-    simulated = [partial(_simulated, kind) for kind in kinds]
+    records = "the format records"
+    simulated = [partial(_simulated, kind, partial(catalog_units, kind), records, PE_VECTORS) for kind in kinds]
     sides = (3, 8) if options.exhaustive else (3,)
     arrays = [partial(_array, *case, side, options.seed) for case in ARRAYS for side in sides]
     arrays += [partial(_array, *case, 16, options.seed) for case in ARRAYS[:4] if options.exhaustive]
     arrays += [partial(_block_array, *case, options.seed) for case in BLOCK_ARRAYS]
-    groups = [partial(_group, name) for name in GROUPS]
+    groups = [partial(_simulated, name, *group) for name, group in GROUPS.items()]
     products = [partial(_products, index, options.seed) for index in range(len(dot_designs()))]
     encoded = [partial(_encoded_array, dataflow, options.seed) for dataflow in ("os", "ws")]
     scales = [partial(_scales, source) for source in (("bf16", "fp16") if options.exhaustive else ("bf16",))]
@@ -117,31 +118,8 @@ def planned(options: Options) -> tuple[list[Callable[[], Check]], list[Check]]:
     ]
 
 
-def _simulated(kind: str) -> Check:
+def _simulated(name: str, make: Callable[[], list[Unit]], against: str, count: int) -> Check:
     started, cases, wrong = busy(), 0, []
-    units = catalog_units(kind)
-    for unit in units:
-        tried, differing = check_exhaustively(unit, count=PE_VECTORS)
-        cases += tried
-        wrong += [unit.module] * len(differing)
-    return Check(
-        subject=f"{len(units)} {kind} units in PyRTL {tool_version('pyrtl')}",
-        against="the format records",
-        cases=cases,
-        mismatches=len(wrong),
-        seconds=busy() - started,
-        note=", ".join(sorted(set(wrong))) or f"all inputs up to 16 bits, else {PE_VECTORS} corners and random ones",
-    )
-
-
-def small_decoders() -> list[Unit]:
-    """Return the decoders of the catalog whose codes have at most 8 bits."""
-    return [unit for unit in catalog_units("decoder") if unit.input_bits <= PROVED_BITS]
-
-
-def _group(name: str) -> Check:
-    started, cases, wrong = busy(), 0, []
-    make, against, count = GROUPS[name]
     units = make()
     for unit in units:
         tried, differing = check_exhaustively(unit, count=count)
@@ -155,6 +133,11 @@ def _group(name: str) -> Check:
         seconds=busy() - started,
         note=", ".join(sorted(set(wrong))) or f"all inputs up to 16 bits, else {count} corners and random ones",
     )
+
+
+def small_decoders() -> list[Unit]:
+    """Return the decoders of the catalog whose codes have at most 8 bits."""
+    return [unit for unit in catalog_units("decoder") if unit.input_bits <= PROVED_BITS]
 
 
 def _scales(source: str) -> Check:
